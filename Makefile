@@ -1,0 +1,125 @@
+# `make help` lists what there is. Every target sets up what it needs: Python 3.11 to 3.13 and make are enough.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+first_python = $(shell for python in $(1); do "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo "$$python" && break; done)
+
+PYTHON ?= $(call first_python,python3.13 python3.12 python3.11 python3)
+PYTHON_OLDEST ?= $(call first_python,python3.11 $(PYTHON))
+VENV ?= .venv
+VENV_OLDEST ?= build/venv-oldest
+# For what a target runs: `make test ARGS="tests/chassis -k drain"`, `make demo ARGS=--help`.
+ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.project
+READY_OLDEST := $(VENV_OLDEST)/.project
+PROTOS := proto/leyline/v1 $(wildcard proto/leyline/v1/*.proto) proto/stubs.py
+DESCRIPTORS := build/leyline-v1.binpb
+BASELINE := proto/baseline.binpb
+ROOMS := $(wildcard $(addprefix tests/,chassis contract kasmina leyline simic tamiyo))
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) $(DESCRIPTORS) ## Watch a network grow under a policy that learns while it serves
+	$(BIN)/leyline demo $(ARGS)
+
+.PHONY: up
+up: $(READY) $(DESCRIPTORS) ## Run the three services on this machine
+	$(BIN)/leyline up $(ARGS)
+
+.PHONY: test
+test: $(READY) $(DESCRIPTORS) ## Run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-oldest
+test-oldest: $(READY_OLDEST) ## Run the tests of the rooms with the oldest admitted dependencies
+	$(VENV_OLDEST)/bin/python proto/stubs.py --stubs clients/python
+	$(VENV_OLDEST)/bin/python -m pytest $(ROOMS) $(ARGS)
+
+.PHONY: check
+check: check-style check-types check-layers check-contract check-locks ## Run every check that runs no test
+
+.PHONY: check-style
+check-style: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: check-types
+check-types: $(READY) $(DESCRIPTORS)
+	$(BIN)/mypy
+
+.PHONY: check-layers
+check-layers: $(READY) $(DESCRIPTORS)
+	$(BIN)/lint-imports
+
+.PHONY: check-contract
+check-contract: $(READY) $(DESCRIPTORS)
+	$(BIN)/buf lint $(DESCRIPTORS) --config proto/buf.yaml --path leyline
+	$(BIN)/buf breaking $(DESCRIPTORS) --config proto/buf.yaml --path leyline --against $(BASELINE)
+
+.PHONY: check-locks
+check-locks: $(READY)
+	$(BIN)/python requirements/lock.py --check
+
+.PHONY: format
+format: $(READY) ## Format the code, and mend what ruff can
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: proto
+proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract
+
+.PHONY: proto-baseline
+proto-baseline: $(READY) ## Make today's contract the one that later changes are compared with
+	$(BIN)/python proto/stubs.py --baseline $(BASELINE)
+
+.PHONY: lock
+lock: $(READY) ## Resolve requirements/ from pyproject.toml (ARGS=--upgrade for newer versions)
+	$(BIN)/python requirements/lock.py $(ARGS)
+
+.PHONY: setup
+setup: $(READY) $(DESCRIPTORS) ## Install everything that is needed here into .venv
+
+.PHONY: clean
+clean: ## Remove what can be made again, except .venv
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -f clients/python/leyline/v1/*_pb2*.py*
+
+# An environment is made once; its two stamps tell which lock it holds, and that the project was installed into it.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found: install one, or name it with PYTHON=..." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.lock: requirements/lock.txt | $(BIN)/python
+	@echo "Installing the locked requirements into $(VENV): PyTorch and CUDA are gigabytes, so this takes minutes once."
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	@touch $@
+
+$(READY): $(VENV)/.lock pyproject.toml setup.py
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV_OLDEST)/bin/python:
+	@test -n "$(PYTHON_OLDEST)" || { echo "No Python 3.11 to 3.13 found: install one, or name it with PYTHON_OLDEST=..." >&2; exit 1; }
+	"$(PYTHON_OLDEST)" -m venv $(VENV_OLDEST) || { rm -rf $(VENV_OLDEST); exit 1; }
+
+$(VENV_OLDEST)/.lock: requirements/oldest.txt | $(VENV_OLDEST)/bin/python
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/oldest.txt
+	@touch $@
+
+$(READY_OLDEST): $(VENV_OLDEST)/.lock pyproject.toml setup.py
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DESCRIPTORS): $(READY) $(PROTOS)
+	$(BIN)/python proto/stubs.py --stubs clients/python --descriptors $@

@@ -1,0 +1,1 @@
+"""The messages and services of ``leyline.v1``, generated when the package is installed."""
