@@ -1,0 +1,199 @@
+"""What happens around every call, once: an id, log context, validation, translation of errors.
+
+Handlers become coroutines that write their responses: gRPC leaves an abandoned async generator to
+the garbage collector, while a coroutine of ours closes it at once when the client goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+
+from chassis import validation
+from chassis.channel import REQUEST_ID_KEY
+from chassis.drain import Drain
+from chassis.errors import ErrorCode, LeylineError
+from chassis.logging import REQUEST_ID, get_logger
+from chassis.status import DETAILS_KEY, to_status
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+# Generic only in the stubs.
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+# What may stand in a log line and a header without being quoted.
+_REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_log = get_logger(__name__)
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Surrounds every call of a server."""
+
+    def __init__(self, drain: Drain, default_deadline_s: float) -> None:
+        """Take what the server knows.
+
+        Args:
+            drain: ends request streams when the server stops.
+            default_deadline_s: seconds for a unary call that came without a deadline.
+        """
+        self._drain = drain
+        self._default_deadline_s = default_deadline_s
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap the method's handler; an unknown method stays gRPC's UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else self._wrapped(handler, handler_call_details.method)
+
+    def _wrapped(self, handler: Handler, method: str) -> Handler:
+        make, behaviour = _parts(handler)
+        if not (inspect.isasyncgenfunction(behaviour) or inspect.iscoroutinefunction(behaviour)):
+            behaviour = _not_implemented(method, behaviour)
+
+        async def respond(request: Any, context: Context) -> Any:
+            async with self._call(method, context), self._deadline(handler, context):
+                return await behaviour(self._incoming(handler, request), context)
+
+        async def stream(request: Any, context: Context) -> None:
+            async with self._call(method, context):
+                incoming = self._incoming(handler, request)
+                if not inspect.isasyncgenfunction(behaviour):
+                    await behaviour(incoming, context)
+                    return
+                async with aclosing(behaviour(incoming, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+        return make(
+            stream if handler.response_streaming else respond,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _incoming(self, handler: Handler, request: Any) -> Any:
+        """Give the request, or the stream of requests, validated."""
+        if handler.request_streaming:
+            return self._incoming_stream(request)
+        validation.check(request)
+        return request
+
+    async def _incoming_stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in self._drain.cut(requests):
+            validation.check(request)
+            yield request
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
+        """Log the call, and be the one place where an exception becomes a status."""
+        request_id = _request_id(context)
+        # The call's task has a context of its own, so nothing of this outlives it.
+        structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id, "method": method})
+        started, code = time.monotonic(), grpc.StatusCode.OK
+        try:
+            yield
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = context.code()
+            raise
+        except Exception as error:
+            if context.cancelled():
+                # Nobody is left to tell; what failed was telling.
+                code = grpc.StatusCode.CANCELLED
+                raise asyncio.CancelledError from error
+            known = _known(error)
+            code = known.code.spec.status
+            await _abort(context, known, request_id)
+        finally:
+            milliseconds = round((time.monotonic() - started) * 1000, 3)
+            log = _log.debug if code is grpc.StatusCode.OK else _log.info
+            log("call", code=getattr(code, "name", code), duration_ms=milliseconds)
+
+    @asynccontextmanager
+    async def _deadline(self, handler: Handler, context: Context) -> AsyncIterator[None]:
+        """Bound a unary call that its client did not bound; gRPC itself holds the others."""
+        bounded = handler.request_streaming or context.time_remaining() is not None
+        timeout = asyncio.timeout(None if bounded else self._default_deadline_s)
+        try:
+            async with timeout:
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            limit = f"{self._default_deadline_s:g}"
+            raise LeylineError(ErrorCode.DEADLINE_EXCEEDED, limit_s=limit) from None
+
+
+def _parts(handler: Handler) -> tuple[Callable[..., Handler], Callable[..., Any]]:
+    """Give the function that makes a handler of this kind, and the servicer's own method."""
+    kinds: dict[tuple[bool, bool], tuple[Callable[..., Handler], Any]] = {
+        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
+        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
+        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
+        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
+    }
+    return kinds[handler.request_streaming, handler.response_streaming]
+
+
+def _not_implemented(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
+    """Stand in for a method that the servicer leaves to its generated base class.
+
+    Raises:
+        TypeError: the synchronous handler is somebody's own; it would pin a thread for each call.
+    """
+    if not behaviour.__module__.endswith("_pb2_grpc"):
+        raise TypeError(f"{method} is served by a synchronous handler; make it async")
+
+    async def refuse(_request: Any, _context: Context) -> NoReturn:
+        raise LeylineError(ErrorCode.METHOD_NOT_IMPLEMENTED, method=method)
+
+    return refuse
+
+
+def _request_id(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if (
+            key == REQUEST_ID_KEY
+            and isinstance(value, str)
+            and _REQUEST_ID_PATTERN.fullmatch(value)
+        ):
+            return value
+    return uuid.uuid4().hex
+
+
+def _known(error: Exception) -> LeylineError:
+    """Find the catalogue's error in an exception; what is not there is INTERNAL and only logged."""
+    leaves = list(_leaves(error))
+    known = [leaf for leaf in leaves if isinstance(leaf, LeylineError)]
+    if known and len(known) == len(leaves):
+        return known[0]
+    error_id = uuid.uuid4().hex[:12]
+    _log.error("unexpected error", error_id=error_id, exc_info=error)
+    return LeylineError(ErrorCode.INTERNAL, error_id=error_id)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """Take a task group's exception apart."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in _leaves(part)]
+
+
+async def _abort(context: Context, error: LeylineError, request_id: str) -> NoReturn:
+    status = to_status(error, request_id)
+    details = ((DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(error.code.spec.status, status.message, details)

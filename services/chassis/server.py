@@ -1,0 +1,168 @@
+"""A gRPC server's life: bound, ready, serving, draining, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from chassis import health, tls
+from chassis.address import Address
+from chassis.binding import bindable, refuse_unbindable
+from chassis.drain import Drain
+from chassis.interceptor import CallInterceptor
+from chassis.logging import get_logger
+from chassis.process import StartupError
+from chassis.settings import ServerSettings
+
+_log = get_logger(__name__)
+
+
+class Server:
+    """A ``grpc.aio`` server with health, reflection, and everything around a call.
+
+    Add servicers to ``grpc`` first, then enter the server as an async context: inside it is bound
+    and says NOT_SERVING until ``serve`` or ``set_serving``; leaving it drains.
+
+    Attributes:
+        grpc: for the generated ``add_…Servicer_to_server`` functions.
+        drain: begins when the server stops; for streams that wait by themselves.
+        address: where it listens; once started, with the port that was really bound.
+    """
+
+    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
+        """Make the server; nothing is bound yet.
+
+        Args:
+            settings: where and how to serve.
+            services: full names of the services, for health and reflection.
+        """
+        self._settings = settings
+        self._health = health.Health(services)
+        self._stop_asked = asyncio.Event()
+        self.drain = Drain()
+        self.address = settings.listen
+        self.grpc = grpc.aio.server(
+            interceptors=[CallInterceptor(self.drain, settings.default_deadline_s)],
+            options=settings.transport.server_options(
+                settings.max_connection_age_s, settings.max_connection_age_grace_s
+            ),
+            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflection.enable_server_reflection(
+            (*services, health.SERVICE_NAME, reflection.SERVICE_NAME), self.grpc
+        )
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 for a Unix socket."""
+        return self.address.port
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether health says SERVING."""
+        return self._health.serving
+
+    @property
+    def not_serving_reason(self) -> str:
+        """Why health says NOT_SERVING; empty while it says SERVING."""
+        return self._health.reason
+
+    def set_serving(self) -> None:
+        """Let health say SERVING; from the event loop's thread."""
+        if not self._health.serving:
+            self._health.open()
+            _log.info("serving", address=str(self.address))
+
+    def set_not_serving(self, reason: str) -> None:
+        """Let health say NOT_SERVING while calls are still answered; from the loop's thread."""
+        if self._health.serving or self._health.reason != reason:
+            self._health.close(reason)
+            _log.warning("not serving", reason=reason)
+
+    async def start(self) -> None:
+        """Bind and take calls, with health at NOT_SERVING.
+
+        Raises:
+            AddressInUse: somebody else listens there.
+            StartupError: the address cannot be bound for another reason.
+            ConfigurationError: a certificate cannot be used.
+        """
+        self.address = self._bound()
+        await self.grpc.start()
+        _log.info("listening", address=str(self.address), tls=self._settings.speaks_tls)
+        if self._settings.port_file is not None:
+            _write_whole(self._settings.port_file, f"{self.address}\n")
+
+    async def serve(self) -> None:
+        """Say SERVING, and wait until ``ask_to_stop`` or a cancellation."""
+        self.set_serving()
+        await self._stop_asked.wait()
+
+    def ask_to_stop(self) -> None:
+        """Let ``serve`` return."""
+        self._stop_asked.set()
+
+    async def stop(self) -> None:
+        """Drain: NOT_SERVING first, then the waiting streams end, then open calls get the grace.
+
+        A cancellation while it waits ends the grace: the second signal of somebody in a hurry.
+        """
+        started = time.monotonic()
+        self._health.end("shutting down")
+        self.drain.begin()
+        _log.info("draining", grace_s=self._settings.drain_grace_s)
+        stopping = asyncio.ensure_future(self.grpc.stop(self._settings.drain_grace_s))
+        try:
+            await asyncio.shield(stopping)
+        except asyncio.CancelledError:
+            await self.grpc.stop(None)
+            raise
+        finally:
+            _log.info("stopped", duration_s=round(time.monotonic() - started, 3))
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain, whatever ended the block."""
+        await self.stop()
+
+    def _bound(self) -> Address:
+        settings, target = self._settings, str(bindable(self._settings.listen))
+        remedy = f"set {settings.variable('listen')} (--listen) to another address"
+        refuse_unbindable(settings.listen, remedy)
+        try:
+            if settings.tls_certificate and settings.tls_key:
+                credentials = tls.server_credentials(
+                    settings.tls_certificate, settings.tls_key, settings.tls_client_ca
+                )
+                port = self.grpc.add_secure_port(target, credentials)
+            else:
+                port = self.grpc.add_insecure_port(target)
+        except RuntimeError as error:
+            # Somebody was quicker in the moment since the question.
+            raise StartupError(f"cannot listen on {settings.listen}: {error}; {remedy}") from None
+        return settings.listen.with_port(port)
+
+
+def _write_whole(path: Path, content: str) -> None:
+    """Write a file so that nobody who waits for it reads half of it."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_text(content)
+    draft.replace(path)

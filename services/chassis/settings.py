@@ -1,0 +1,194 @@
+"""Settings of a server, read once from flags and the environment.
+
+A service derives its own class with its own prefix; a setting ``listen`` of prefix
+``LEYLINE_TAMIYO_`` is the variable ``LEYLINE_TAMIYO_LISTEN`` and the flag ``--listen``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from chassis.address import Address
+from chassis.channel import ChannelSettings
+from chassis.logging import LogFormat, LogLevel
+from chassis.process import ConfigurationError
+from chassis.transport import DEFAULT_MESSAGE_BYTES, LEAST_KEEPALIVE_S, Transport
+
+
+def _address(value: object) -> Address:
+    return value if isinstance(value, Address) else Address.parse(str(value))
+
+
+# NoDecode: a variable is the address itself, not JSON.
+ListenAddress = Annotated[
+    Address, PlainValidator(_address), PlainSerializer(str, return_type=str), NoDecode
+]
+
+
+def settings_config(prefix: str) -> SettingsConfigDict:
+    """Give the ``model_config`` of a settings class; ``prefix`` ends in an underscore.
+
+    An empty variable is an unset one, because compose files pass variables on that nobody set.
+    """
+    return SettingsConfigDict(
+        env_prefix=prefix, env_ignore_empty=True, extra="forbid", frozen=True, validate_default=True
+    )
+
+
+class ServerSettings(BaseSettings):
+    """What every server can be told.
+
+    Attributes:
+        listen: HOST:PORT, [IPV6]:PORT or unix:/absolute/path; port 0 lets the kernel choose.
+        insecure: allow plain text on an address that other machines reach.
+        tls_certificate: PEM chain that this server shows; with ``tls_key`` it speaks TLS only.
+        tls_key: PEM private key of the certificate.
+        tls_client_ca: PEM certificates; given, clients must show one that these have signed.
+        peer_ca: PEM certificates that sign the servers which this one calls; given, it calls them
+            over TLS and shows them its own certificate.
+        max_message_bytes: largest message in either direction.
+        drain_grace_s: seconds that open calls have to end after SIGTERM.
+        max_connection_age_s: seconds after which clients have to connect anew.
+        max_connection_age_grace_s: seconds that calls on an old connection may go on.
+        max_concurrent_rpcs: calls open at once, health watches included; more are refused.
+        default_deadline_s: seconds for a unary call whose client gave no deadline.
+        keepalive_s: seconds of silence after which a connection is probed.
+        keepalive_timeout_s: seconds to wait for the answer.
+        log_level: the least severe that is logged.
+        log_format: ``auto`` is ``console`` on a terminal, ``json`` elsewhere.
+        port_file: file to write the address into once it is bound, for whoever asked for port 0.
+    """
+
+    model_config = settings_config("LEYLINE_")
+
+    listen: ListenAddress
+    insecure: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    peer_ca: Path | None = None
+    max_message_bytes: int = Field(default=DEFAULT_MESSAGE_BYTES, ge=64 * 1024, le=64 * 1024 * 1024)
+    drain_grace_s: float = Field(default=10.0, ge=0, le=3600)
+    max_connection_age_s: float = Field(default=1800.0, ge=1, le=86400)
+    max_connection_age_grace_s: float = Field(default=3600.0, ge=0, le=86400)
+    max_concurrent_rpcs: int = Field(default=1024, ge=1, le=100_000)
+    default_deadline_s: float = Field(default=60.0, gt=0, le=3600)
+    keepalive_s: float = Field(default=30.0, ge=LEAST_KEEPALIVE_S, le=3600)
+    keepalive_timeout_s: float = Field(default=10.0, ge=1, le=600)
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
+    port_file: Path | None = None
+
+    @classmethod
+    def variable(cls, field: str) -> str:
+        """Name the environment variable of a field."""
+        return f"{cls.model_config.get('env_prefix', '')}{field}".upper()
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether this server has a certificate to show."""
+        return self.tls_certificate is not None
+
+    @property
+    def transport(self) -> Transport:
+        """What this server's connections share with their clients."""
+        return Transport(
+            max_message_bytes=self.max_message_bytes,
+            keepalive_s=self.keepalive_s,
+            keepalive_timeout_s=self.keepalive_timeout_s,
+        )
+
+    def channel(self, target: str) -> ChannelSettings:
+        """Give the settings of a channel from this server to another one at ``target``."""
+        return ChannelSettings(
+            target=target,
+            ca=self.peer_ca,
+            certificate=self.tls_certificate if self.peer_ca else None,
+            key=self.tls_key if self.peer_ca else None,
+            transport=self.transport,
+        )
+
+    @model_validator(mode="after")
+    def _certificate_and_key_together(self) -> Self:
+        given = {"tls_certificate": self.tls_certificate, "tls_key": self.tls_key}
+        missing = [name for name, path in given.items() if path is None]
+        if len(missing) == 1:
+            raise ValueError(f"{self.variable(missing[0])} is missing: TLS needs both or neither")
+        if self.tls_client_ca is not None and missing:
+            raise ValueError(
+                f"{self.variable('tls_client_ca')} asks clients for certificates, "
+                f"which needs {self.variable('tls_certificate')} and {self.variable('tls_key')}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _plain_text_stays_on_this_machine(self) -> Self:
+        if self.speaks_tls or self.insecure or self.listen.is_loopback:
+            return self
+        raise ValueError(
+            f"{self.variable('listen')}={self.listen} would take plain text from other machines; "
+            f"set {self.variable('tls_certificate')} and {self.variable('tls_key')}, "
+            "or allow it with --insecure"
+        )
+
+
+Loaded = TypeVar("Loaded", bound=ServerSettings)
+
+
+def load(settings_class: type[Loaded], **flags: Any) -> Loaded:
+    """Read settings: a flag wins over the environment, the environment over the default.
+
+    Args:
+        settings_class: which.
+        flags: by field name; None is a flag that was not given.
+
+    Raises:
+        ConfigurationError: with a line for each problem, naming the variable or flag.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    _refuse_misspelt(settings_class)
+    try:
+        return settings_class(**given)
+    except ValidationError as error:
+        lines = [_line(settings_class, given, problem) for problem in error.errors()]
+        raise ConfigurationError("\n".join(lines)) from None
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _refuse_misspelt(settings_class: type[ServerSettings]) -> None:
+    """Refuse a variable that is nearly a setting.
+
+    Others are let be: Kubernetes puts LEYLINE_TAMIYO_SERVICE_HOST and more of the kind into every
+    container that stands beside a service called leyline-tamiyo.
+    """
+    prefix = settings_class.variable("")
+    known = [settings_class.variable(field) for field in settings_class.model_fields]
+    for name in sorted(os.environ):
+        if not name.startswith(prefix) or name in known:
+            continue
+        suffixes = {variable.removeprefix(prefix): variable for variable in known}
+        near = difflib.get_close_matches(name.removeprefix(prefix), suffixes, n=1, cutoff=0.8)
+        if near:
+            raise ConfigurationError(f"{name} is no setting; did you mean {suffixes[near[0]]}?")
+
+
+def _line(
+    settings_class: type[ServerSettings], given: dict[str, Any], problem: ErrorDetails
+) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    field = str(problem["loc"][0])
+    name = f"--{field.replace('_', '-')}" if field in given else settings_class.variable(field)
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    message = message[:1].lower() + message[1:]
+    return f"{name}={problem['input']}: {message}"

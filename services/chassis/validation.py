@@ -1,0 +1,59 @@
+"""The contract's own rules, checked where a message enters.
+
+The rules stand in the ``.proto`` files (protovalidate) and come with the descriptors, so nothing
+is written twice. About 20 µs for a snapshot with three slots: once is affordable, twice is waste.
+The interceptor checks every message; where the contract answers for each item of one, it says
+IGNORE_ALWAYS there, and the servicer checks the items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import protovalidate
+from google.protobuf.message import Message
+
+from chassis.errors import ErrorCode, LeylineError, Violation
+
+# Whatever else a server speaks (health, reflection) has no rules of ours.
+_PACKAGE = "leyline."
+
+
+def violations(message: Message) -> tuple[Violation, ...]:
+    """List the rules that a message breaks, in the order of its fields; none for a valid one.
+
+    Raises:
+        protovalidate.CompilationError: the contract itself holds a rule that makes no sense.
+    """
+    if not message.DESCRIPTOR.file.package.startswith(_PACKAGE):
+        return ()
+    return tuple(_violation(broken) for broken in protovalidate.collect_violations(message))
+
+
+def check(message: Message) -> None:
+    """Refuse a message that breaks a rule.
+
+    Raises:
+        LeylineError: INVALID_ARGUMENT, with every violation.
+    """
+    broken = violations(message)
+    if broken:
+        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=broken)
+
+
+def _violation(broken: protovalidate.Violation) -> Violation:
+    proto = broken.proto
+    path = _path(proto.field.elements) if proto.field is not None else ""
+    return Violation(field=path, description=proto.message or proto.rule_id, rule=proto.rule_id)
+
+
+def _path(elements: Sequence[protovalidate.FieldPathElementPb]) -> str:
+    """Write a field path as people do: ``slots[0].alpha``, ``facts["name"]``."""
+    path = ""
+    for element in elements:
+        path += f".{element.field_name}" if path else element.field_name
+        subscript = element.subscript
+        if subscript is not None:
+            key = subscript.value
+            path += f'["{key}"]' if isinstance(key, str) else f"[{key}]"
+    return path
