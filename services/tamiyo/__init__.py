@@ -1,0 +1,1 @@
+"""Tamiyo: the policy service, which decides when and where a network grows."""

@@ -1,0 +1,297 @@
+"""A policy artifact: an ONNX graph and its manifest, verified before anybody is decided for.
+
+The graph's result for a row must not depend on what else is in the batch. The kernels that
+onnxruntime picks depend on the batch's shape, and a row's rounding on its place in the kernel's
+tile; so the graph always sees the same number of rows, padded with zeros, on one thread. At load
+the golden observations are evaluated alone and in every place of a full batch: where a single bit
+differs, on this machine with this graph, rows are evaluated one by one from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from chassis.validation import violations
+from leyline.observation import BadSpec, fingerprint, vector_length, vectorize
+from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
+from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading
+
+BATCH_ROWS = 32
+GOLDEN_TOLERANCE = 1e-5
+"""Largest admitted difference to a golden output, absolute where it is below 1, else relative."""
+
+_INPUT = "observation"
+_OUTPUTS = ("type_logits", "slot_logits", "value")
+_TYPES = 4
+
+Float32 = NDArray[np.float32]
+
+
+class Refusal(StrEnum):
+    """Why an artifact is not served; the reasons that Simic is told."""
+
+    MANIFEST_INVALID = "MANIFEST_INVALID"
+    ARTIFACT_CORRUPT = "ARTIFACT_CORRUPT"
+    ARTIFACT_DIGEST_MISMATCH = "ARTIFACT_DIGEST_MISMATCH"
+    FINGERPRINT_MISMATCH = "FINGERPRINT_MISMATCH"
+    OBSERVATION_SPEC_UNSUPPORTED = "OBSERVATION_SPEC_UNSUPPORTED"
+    GRAPH_MISMATCH = "GRAPH_MISMATCH"
+    GOLDEN_MISMATCH = "GOLDEN_MISMATCH"
+
+
+class ArtifactRefused(Exception):
+    """An artifact must not be served.
+
+    Attributes:
+        version: the version that its manifest names.
+        reason: which check it failed.
+        message: what was found, for people.
+    """
+
+    def __init__(self, version: str, reason: Refusal, message: str) -> None:
+        self.version = version
+        self.reason = reason
+        self.message = message
+        super().__init__(f"{version}: {reason}: {message}")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the graph says to n observations of S slots, float32.
+
+    Attributes:
+        type_logits: ``(n, 4)``.
+        slot_logits: ``(n, 4, S)``, slot given type.
+        value: ``(n,)``.
+    """
+
+    type_logits: Float32
+    slot_logits: Float32
+    value: Float32
+
+    def is_finite(self, row: int) -> bool:
+        """Whether everything that was said to one observation is a finite number."""
+        return bool(
+            np.isfinite(self.type_logits[row]).all()
+            and np.isfinite(self.slot_logits[row]).all()
+            and np.isfinite(self.value[row])
+        )
+
+    def rows(self, selection: Sequence[int] | slice) -> Outputs:
+        """Return some of the rows."""
+        return Outputs(
+            self.type_logits[selection], self.slot_logits[selection], self.value[selection]
+        )
+
+
+class Artifact:
+    """A verified graph, warm and ready. Thread-compatible: one call at a time."""
+
+    def __init__(self, manifest: PolicyManifest, data: bytes) -> None:
+        """Verify a version and make it ready.
+
+        Args:
+            manifest: what the registry says about it.
+            data: the artifact's bytes.
+
+        Raises:
+            ArtifactRefused: with the first check that it failed.
+        """
+        self.manifest = manifest
+        requirement = manifest.slots
+        self.slots = requirement.exactly if requirement.WhichOneof("slots") == "exactly" else None
+        self._check_manifest()
+        self._check_bytes(data)
+        self._session = self._open(data)
+        self._check_graph()
+        self._batch_rows = BATCH_ROWS
+        self._check_golden_outputs()
+
+    def evaluate(self, observations: Float32) -> Outputs:
+        """Run the graph.
+
+        Args:
+            observations: float32 ``(n, length)``, n at least 1, all with equally many slots.
+
+        Returns:
+            Outputs whose every row depends on the observation in the same row alone.
+        """
+        size = self._batch_rows
+        parts = [
+            self._run(observations[start : start + size])
+            for start in range(0, len(observations), size)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Outputs(
+            np.concatenate([part.type_logits for part in parts]),
+            np.concatenate([part.slot_logits for part in parts]),
+            np.concatenate([part.value for part in parts]),
+        )
+
+    def _run(self, observations: Float32) -> Outputs:
+        count = len(observations)
+        padded = np.zeros((self._batch_rows, observations.shape[1]), np.float32)
+        padded[:count] = observations
+        outputs: list[Float32] = self._session.run(list(_OUTPUTS), {_INPUT: padded})
+        return Outputs(*outputs).rows(slice(0, count))
+
+    def _check_manifest(self) -> None:
+        broken = violations(self.manifest)
+        if broken:
+            raise self._refused(
+                Refusal.MANIFEST_INVALID, f"{broken[0].field}: {broken[0].description}"
+            )
+        spec = self.manifest.observation_spec
+        computed = fingerprint(spec)
+        if spec.fingerprint != computed:
+            raise self._refused(
+                Refusal.FINGERPRINT_MISMATCH,
+                f"its observation spec says fingerprint {spec.fingerprint}, and has {computed}",
+            )
+        probe = MultiSlotSnapshot(slots=[SlotReading(slot_id="probe")])
+        try:
+            vectorize(probe, spec)
+        except BadSpec as error:
+            raise self._refused(Refusal.OBSERVATION_SPEC_UNSUPPORTED, str(error)) from error
+
+    def _check_bytes(self, data: bytes) -> None:
+        if len(data) != self.manifest.artifact_size:
+            raise self._refused(
+                Refusal.ARTIFACT_CORRUPT,
+                f"{len(data)} bytes are there, its manifest says {self.manifest.artifact_size}",
+            )
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != self.manifest.artifact_sha256:
+            raise self._refused(
+                Refusal.ARTIFACT_DIGEST_MISMATCH,
+                f"its sha256 is {digest}, its manifest says {self.manifest.artifact_sha256}",
+            )
+
+    def _open(self, data: bytes) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(
+                data, sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # onnxruntime's exceptions have no common type below Exception.
+            raise self._refused(
+                Refusal.ARTIFACT_CORRUPT, f"onnxruntime cannot load it: {error}"
+            ) from error
+
+    def _check_graph(self) -> None:
+        slots = self.slots
+        length = None if slots is None else vector_length(self.manifest.observation_spec, slots)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if [node.name for node in inputs] != [_INPUT]:
+            raise self._refused(Refusal.GRAPH_MISMATCH, f"its only input must be {_INPUT!r}")
+        missing = set(_OUTPUTS) - {node.name for node in outputs}
+        if missing:
+            raise self._refused(Refusal.GRAPH_MISMATCH, f"it has no output {min(missing)!r}")
+        wanted: dict[str, list[int | None]] = {
+            _INPUT: [None, length],
+            "type_logits": [None, _TYPES],
+            "slot_logits": [None, _TYPES, slots],
+            "value": [None],
+        }
+        for node in [*inputs, *outputs]:
+            if node.name in wanted:
+                self._check_node(node, wanted[node.name])
+
+    def _check_node(self, node: Any, wanted: list[int | None]) -> None:
+        if node.type != "tensor(float)":
+            raise self._refused(Refusal.GRAPH_MISMATCH, f"{node.name!r} must be float32")
+        # onnxruntime gives a symbolic dimension as its name or None, a fixed one as a number.
+        # Where a number is wanted and none is given, the golden outputs tell.
+        given = [size if isinstance(size, int) else None for size in node.shape]
+        fits = len(given) == len(wanted) and all(
+            size is None or size == expected for size, expected in zip(given, wanted, strict=True)
+        )
+        if not fits:
+            raise self._refused(
+                Refusal.GRAPH_MISMATCH,
+                f"{node.name!r} has shape {node.shape}, wanted "
+                f"{['batch', *(size or 'any' for size in wanted[1:])]}",
+            )
+
+    def _check_golden_outputs(self) -> None:
+        by_length: dict[int, list[GoldenOutput]] = {}
+        for golden in self.manifest.golden_outputs:
+            by_length.setdefault(len(golden.observation), []).append(golden)
+        for length, goldens in by_length.items():
+            slots = self._slots_of(length)
+            observations = np.array([golden.observation for golden in goldens], np.float32)
+            try:
+                if not self._rows_are_independent(observations):
+                    self._batch_rows = 1
+                outputs = self.evaluate(observations)
+            except Exception as error:
+                # As above: whatever the graph's operators throw, they cannot be run.
+                raise self._refused(Refusal.GRAPH_MISMATCH, f"it does not run: {error}") from error
+            for row, golden in enumerate(goldens):
+                self._compare(golden, outputs.rows([row]), slots)
+
+    def _rows_are_independent(self, observations: Float32) -> bool:
+        """Whether each row of a full batch has the bits that its observation gets alone."""
+        full = np.resize(observations, (self._batch_rows, observations.shape[1]))
+        together = self._run(full)
+        alone = [self._run(observation[np.newaxis]) for observation in full]
+        return all(_same_bits(outputs, together.rows([row])) for row, outputs in enumerate(alone))
+
+    def _slots_of(self, length: int) -> int:
+        spec = self.manifest.observation_spec
+        per_slot = len(spec.slot_features)
+        rest = length - len(spec.global_features)
+        slots = self.slots or (rest // per_slot if per_slot else 0)
+        if slots < 1 or vector_length(spec, slots) != length:
+            raise self._refused(
+                Refusal.GOLDEN_MISMATCH, f"a golden observation has {length} numbers"
+            )
+        return slots
+
+    def _compare(self, golden: GoldenOutput, outputs: Outputs, slots: int) -> None:
+        pairs: list[tuple[str, Float32, Sequence[float]]] = [
+            ("type_logits", outputs.type_logits, golden.type_logits),
+            ("slot_logits", outputs.slot_logits, golden.slot_logits),
+            ("value", outputs.value, [golden.value]),
+        ]
+        for name, computed, expected in pairs:
+            shape = {"type_logits": (1, _TYPES), "slot_logits": (1, _TYPES, slots), "value": (1,)}
+            if computed.shape != shape[name] or computed.size != len(expected):
+                raise self._refused(
+                    Refusal.GRAPH_MISMATCH, f"{name!r} has shape {computed.shape} for one row"
+                )
+            wanted = np.array(expected, np.float64)
+            errors = np.abs(computed.ravel() - wanted) / np.maximum(1.0, np.abs(wanted))
+            # Not "any above": a NaN is above nothing.
+            if not (errors <= GOLDEN_TOLERANCE).all():
+                raise self._refused(
+                    Refusal.GOLDEN_MISMATCH,
+                    f"{name!r} is {errors.max():.3g} away from what it should be for a known "
+                    f"observation; {GOLDEN_TOLERANCE:.0e} is admitted",
+                )
+
+    def _refused(self, reason: Refusal, message: str) -> ArtifactRefused:
+        return ArtifactRefused(self.manifest.policy_version, reason, message[:4096])
+
+
+def _same_bits(one: Outputs, other: Outputs) -> bool:
+    return (
+        one.type_logits.tobytes() == other.type_logits.tobytes()
+        and one.slot_logits.tobytes() == other.slot_logits.tobytes()
+        and one.value.tobytes() == other.value.tobytes()
+    )

@@ -1,0 +1,99 @@
+"""The contract's PolicyService over a policy's versions: thin, and nothing in it decides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from typing import Any
+
+import grpc.aio
+
+from chassis.errors import LeylineError
+from chassis.logging import REQUEST_ID, bind_call, bound_fact
+from chassis.status import to_status
+from chassis.validation import check
+from leyline.v1.decision_pb2 import Decision, DecisionQuery
+from leyline.v1.observation_pb2 import ObservationSpec
+from leyline.v1.policy_pb2 import (
+    DecideRequest,
+    DecideResponse,
+    GetPolicyInfoRequest,
+    GetPolicyInfoResponse,
+    StreamDecisionsRequest,
+    StreamDecisionsResponse,
+)
+from leyline.v1.policy_pb2_grpc import PolicyServiceServicer
+from tamiyo.batch import DecisionBatcher
+from tamiyo.policy import admit, slot_requirement
+from tamiyo.versions import PolicyVersions
+
+SERVICE = "leyline.v1.PolicyService"
+IMPLEMENTATION = f"tamiyo {version('leyline-growth')}"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class PolicyServicer(PolicyServiceServicer):
+    """Says who decides, and decides."""
+
+    def __init__(
+        self, name: str, spec: ObservationSpec, versions: PolicyVersions, batcher: DecisionBatcher
+    ) -> None:
+        """Serve a policy.
+
+        Args:
+            name: the policy's name.
+            spec: the observation spec that is announced while there is no version to decide.
+            versions: what decides.
+            batcher: when and together with what.
+        """
+        self._name = name
+        self._spec = spec
+        self._versions = versions
+        self._batcher = batcher
+
+    async def GetPolicyInfo(
+        self, request: GetPolicyInfoRequest, context: Context
+    ) -> GetPolicyInfoResponse:
+        """Describe the default version."""
+        policy = self._versions.default
+        spec = self._spec if policy is None else policy.spec
+        return GetPolicyInfoResponse(
+            policy=self._name,
+            implementation=IMPLEMENTATION,
+            policy_version="" if policy is None else policy.version,
+            spec_fingerprint=spec.fingerprint,
+            spec_name=spec.name,
+            slots=slot_requirement(None if policy is None else policy.slots),
+            follows_registry=self._versions.follows_registry,
+            deterministic=True,
+        )
+
+    async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:
+        """Decide once."""
+        return DecideResponse(decision=await self._decide(request.query))
+
+    async def StreamDecisions(
+        self, request_iterator: AsyncIterator[StreamDecisionsRequest], context: Context
+    ) -> AsyncIterator[StreamDecisionsResponse]:
+        """Decide query after query; what is wrong with one is said in its place."""
+        async for request in request_iterator:
+            query = request.query
+            response = StreamDecisionsResponse()
+            if query.snapshot.HasField("step_id"):
+                response.step_id.CopyFrom(query.snapshot.step_id)
+            try:
+                check(query)
+                response.decision.CopyFrom(await self._decide(query))
+            except LeylineError as error:
+                response.error.CopyFrom(to_status(error, bound_fact(REQUEST_ID)))
+            yield response
+
+    async def _decide(self, query: DecisionQuery) -> Decision:
+        step = query.snapshot.step_id
+        bind_call(run_id=step.run_id, episode=step.episode_index)
+        pinned = query.policy_version if query.HasField("policy_version") else None
+        policy = await self._versions.resolve(pinned)
+        bind_call(policy_version=policy.version)
+        admit(policy, query)
+        return await self._batcher.decide(policy, query)
