@@ -1,0 +1,1 @@
+"""Simic: keeps every experience once, and retrains the policy from it."""

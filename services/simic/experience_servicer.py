@@ -1,0 +1,123 @@
+"""ExperienceService: between the wire and the experience store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeAlias
+
+import grpc
+
+from chassis.drain import Drain
+from chassis.errors import ErrorCode, LeylineError, Violation
+from chassis.logging import bind_call
+from chassis.status import to_status
+from leyline.v1.experience_pb2 import (
+    BeginEpisodeRequest,
+    BeginEpisodeResponse,
+    ExperienceItem,
+    GetIngestCursorRequest,
+    GetIngestCursorResponse,
+    GetStatisticsRequest,
+    GetStatisticsResponse,
+    ReadEpisodesRequest,
+    ReadEpisodesResponse,
+    RecordTransitionsRequest,
+    RecordTransitionsResponse,
+    RejectedItem,
+    StreamTransitionsRequest,
+    StreamTransitionsResponse,
+)
+from leyline.v1.experience_pb2_grpc import ExperienceServiceServicer
+from simic.experience import ExperienceStore, Rejection
+from simic.ingest import Ingest
+from simic.reading import ExperienceReader
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ExperienceServicer(ExperienceServiceServicer):
+    """Serves one store."""
+
+    def __init__(
+        self, store: ExperienceStore, reader: ExperienceReader, ingest: Ingest, drain: Drain
+    ) -> None:
+        """Serve ``store`` and what ``reader`` finds in it; ``ingest`` must be running."""
+        self._store = store
+        self._reader = reader
+        self._ingest = ingest
+        self._drain = drain
+
+    async def BeginEpisode(
+        self, request: BeginEpisodeRequest, context: Context
+    ) -> BeginEpisodeResponse:
+        """Begin an episode, or begin it again."""
+        bind_call(run_id=request.run_id, episode=request.episode_index)
+        return await asyncio.to_thread(self._store.begin, request)
+
+    async def StreamTransitions(
+        self, request_iterator: AsyncIterator[StreamTransitionsRequest], context: Context
+    ) -> AsyncIterator[StreamTransitionsResponse]:
+        """Record message after message; each is answered once it is on disk."""
+        last = 0
+        async for request in request_iterator:
+            last = _growing(request.items, last)
+            rejected = await self._ingest.record(request.items)
+            yield StreamTransitionsResponse(
+                acknowledged_sequence=last, rejected=map(_rejected, rejected)
+            )
+
+    async def RecordTransitions(
+        self, request: RecordTransitionsRequest, context: Context
+    ) -> RecordTransitionsResponse:
+        """Record one message."""
+        last = _growing(request.items, 0)
+        rejected = await self._ingest.record(request.items)
+        return RecordTransitionsResponse(
+            acknowledged_sequence=last, rejected=map(_rejected, rejected)
+        )
+
+    async def GetIngestCursor(
+        self, request: GetIngestCursorRequest, context: Context
+    ) -> GetIngestCursorResponse:
+        """Say how much of an episode is stored."""
+        return await asyncio.to_thread(self._store.cursor, request.run_id, request.episode_index)
+
+    async def ReadEpisodes(
+        self, request: ReadEpisodesRequest, context: Context
+    ) -> AsyncIterator[ReadEpisodesResponse]:
+        """Stream what is stored, a page at a time."""
+        pages = self._reader.read(request)
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            for record in page:
+                yield record
+            async with self._drain.interrupting():
+                # A reader may take hours; a drain must not wait for it.
+                await asyncio.sleep(0)
+
+    async def GetStatistics(
+        self, request: GetStatisticsRequest, context: Context
+    ) -> GetStatisticsResponse:
+        """Count what is stored."""
+        return await asyncio.to_thread(self._reader.statistics, request.run_id)
+
+
+def _growing(items: Sequence[ExperienceItem], last: int) -> int:
+    """The highest sequence of ``items``, given the highest before them.
+
+    Raises:
+        LeylineError: INVALID_ARGUMENT where they do not grow: an acknowledgement up to a sequence
+            would mean nothing.
+    """
+    for index, item in enumerate(items):
+        # 0 is refused with the item, by the contract's own rule.
+        if item.sequence and item.sequence <= last:
+            described = f"must be greater than {last}, the one before it"
+            violation = Violation(f"items[{index}].sequence", described)
+            raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
+        last = max(last, item.sequence)
+    return last
+
+
+def _rejected(rejection: Rejection) -> RejectedItem:
+    return RejectedItem(sequence=rejection.sequence, error=to_status(rejection.error))

@@ -1,0 +1,83 @@
+"""Group commit: whatever all senders have sent while one commit was under way goes into the next.
+
+A commit waits for the disk. With one for each message, senders would wait for each other's disks
+in turn; with one for all that has come in, they share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from leyline.v1.experience_pb2 import ExperienceItem
+from simic.experience import ExperienceStore, Rejection
+
+ITEMS_A_COMMIT = 1024
+MESSAGES_WAITING = 64
+
+
+@dataclass(frozen=True)
+class _Submission:
+    items: Sequence[ExperienceItem]
+    result: asyncio.Future[list[Rejection]]
+
+
+class Ingest:
+    """The one writer of experience. Run ``run`` as a task for as long as anything is recorded."""
+
+    def __init__(self, store: ExperienceStore) -> None:
+        self._store = store
+        self._waiting: asyncio.Queue[_Submission] = asyncio.Queue(MESSAGES_WAITING)
+
+    async def record(self, items: Sequence[ExperienceItem]) -> list[Rejection]:
+        """Return once ``items`` are on disk, with those that were refused.
+
+        While many are waiting already, this waits too: the sender feels it as back-pressure.
+
+        Raises:
+            LeylineError: DISK_FULL. Nothing of ``items`` was stored.
+        """
+        submission = _Submission(items, asyncio.get_running_loop().create_future())
+        await self._waiting.put(submission)
+        return await submission.result
+
+    async def run(self) -> None:
+        """Commit what comes in, until cancelled."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "simic-ingest") as thread:
+            while True:
+                group = await self._gather()
+                items = [item for submission in group for item in submission.items]
+                try:
+                    outcomes = await loop.run_in_executor(thread, self._store.record, items)
+                except Exception as error:
+                    _fail(group, error)
+                else:
+                    _deliver(group, outcomes)
+
+    async def _gather(self) -> list[_Submission]:
+        group = [await self._waiting.get()]
+        items = len(group[0].items)
+        while items < ITEMS_A_COMMIT and not self._waiting.empty():
+            group.append(self._waiting.get_nowait())
+            items += len(group[-1].items)
+        return group
+
+
+def _fail(group: Sequence[_Submission], error: Exception) -> None:
+    for submission in group:
+        # A sender that has gone away meanwhile wants no answer.
+        if not submission.result.done():
+            submission.result.set_exception(error)
+
+
+def _deliver(group: Sequence[_Submission], outcomes: Sequence[Rejection | None]) -> None:
+    start = 0
+    for submission in group:
+        end = start + len(submission.items)
+        rejected = [outcome for outcome in outcomes[start:end] if outcome is not None]
+        if not submission.result.done():
+            submission.result.set_result(rejected)
+        start = end

@@ -1,0 +1,265 @@
+"""One transaction's view of the episodes that a batch belongs to, and what it adds to them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, tuple_, update
+
+from chassis.errors import ErrorCode, LeylineError, Violation
+from leyline.v1.experience_pb2 import ExperienceItem
+from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
+from simic import moment
+from simic.schema import episodes, transitions
+
+EpisodeKey: TypeAlias = tuple[str, int]
+"""A run and the index of an episode in it."""
+
+
+@dataclass
+class _Episode:
+    """An episode as it stands in the open transaction."""
+
+    row: RowMapping
+    termination: int
+    steps: int | None
+    end: EpisodeEnd | None = None
+    decided_by: str | None = None
+    highest_step: int = -1
+    digests: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def key(self) -> EpisodeKey:
+        return self.row["run_id"], self.row["episode_index"]
+
+
+class Ledger:
+    """Takes valid items one by one, and writes what they add when it is closed."""
+
+    def __init__(self, connection: Connection, loaded: Mapping[EpisodeKey, _Episode]) -> None:
+        """Use ``open``."""
+        self._connection = connection
+        self._episodes = loaded
+        self._rows: list[dict[str, Any]] = []
+        self._touched: dict[int, _Episode] = {}
+
+    @classmethod
+    def open(cls, connection: Connection, items: Iterable[ExperienceItem]) -> Ledger:
+        """Load the episodes of ``items``, and the digests of those steps that are stored."""
+        steps: dict[EpisodeKey, list[int]] = defaultdict(list)
+        for item in items:
+            if item.HasField("transition"):
+                step_id = item.transition.step_id
+                steps[step_id.run_id, step_id.episode_index].append(step_id.step)
+            else:
+                steps[item.episode_end.run_id, item.episode_end.episode_index].extend(())
+        loaded = _load_episodes(connection, steps)
+        _load_digests(connection, loaded, steps)
+        return cls(connection, loaded)
+
+    def enter(self, item: ExperienceItem) -> None:
+        """Add a valid item.
+
+        Raises:
+            LeylineError: the item must not be recorded.
+        """
+        if item.HasField("transition"):
+            self._enter_transition(item.fence, item.transition)
+        else:
+            self._enter_end(item.fence, item.episode_end)
+
+    def close(self) -> None:
+        """Write what was added."""
+        if self._rows:
+            self._connection.execute(insert(transitions), self._rows)
+        for episode in self._touched.values():
+            _update_episode(self._connection, episode)
+
+    def _episode(self, run_id: str, episode_index: int, fence: int) -> _Episode:
+        episode = self._episodes.get((run_id, episode_index))
+        # A fence above the current one was never given by this store: its sender has begun the
+        # episode somewhere else.
+        if episode is None or fence > episode.row["fence"]:
+            raise LeylineError(
+                ErrorCode.EPISODE_NOT_BEGUN, run_id=run_id, episode_index=episode_index
+            )
+        if fence < episode.row["fence"]:
+            raise LeylineError(
+                ErrorCode.STALE_FENCE, run_id=run_id, episode_index=episode_index, fence=fence
+            )
+        return episode
+
+    def _enter_transition(self, fence: int, transition: Transition) -> None:
+        step_id = transition.step_id
+        episode = self._episode(step_id.run_id, step_id.episode_index, fence)
+        payload = transition.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(payload).digest()
+        stored = episode.digests.get(step_id.step)
+        if stored is not None:
+            if stored != digest and not self._is_stored(episode, transition):
+                raise LeylineError(
+                    ErrorCode.TRANSITION_CONFLICT,
+                    run_id=step_id.run_id,
+                    episode_index=step_id.episode_index,
+                    step=step_id.step,
+                )
+            return
+        _refuse_what_does_not_fit(episode, transition)
+        episode.digests[step_id.step] = digest
+        episode.highest_step = max(episode.highest_step, step_id.step)
+        decision = transition.decision
+        version = decision.policy_version if decision.HasField("policy_version") else None
+        episode.decided_by = episode.decided_by or version
+        self._touched[episode.row["id"]] = episode
+        self._rows.append(
+            {
+                "episode_id": episode.row["id"],
+                "step": step_id.step,
+                "action_type": decision.action_type,
+                "slot_id": decision.slot_id if decision.HasField("slot_id") else None,
+                "no_op_reason": transition.execution.no_op_reason,
+                "decider": transition.decider,
+                "policy_version": version,
+                "digest": digest,
+                "payload": payload,
+            }
+        )
+
+    def _is_stored(self, episode: _Episode, transition: Transition) -> bool:
+        """Whether the stored step says the same in other bytes, as another release may write it."""
+        pending = (
+            row["payload"]
+            for row in self._rows
+            if row["episode_id"] == episode.row["id"] and row["step"] == transition.step_id.step
+        )
+        payload = (
+            next(pending, None)
+            or self._connection.execute(
+                select(transitions.c.payload).where(
+                    transitions.c.episode_id == episode.row["id"],
+                    transitions.c.step == transition.step_id.step,
+                )
+            ).scalar_one()
+        )
+        return Transition.FromString(payload) == transition
+
+    def _enter_end(self, fence: int, end: EpisodeEnd) -> None:
+        episode = self._episode(end.run_id, end.episode_index, fence)
+        if episode.termination:
+            if (episode.termination, episode.steps) != (end.termination, end.steps):
+                raise _episode_ended(episode)
+            return
+        if end.steps <= episode.highest_step:
+            described = f"step {episode.highest_step} of the episode is stored"
+            raise LeylineError(
+                ErrorCode.INVALID_ARGUMENT, violations=[Violation("episode_end.steps", described)]
+            )
+        episode.termination = end.termination
+        episode.steps = end.steps
+        episode.end = end
+        self._touched[episode.row["id"]] = episode
+
+
+def _refuse_what_does_not_fit(episode: _Episode, transition: Transition) -> None:
+    if episode.steps is not None and transition.step_id.step >= episode.steps:
+        raise _episode_ended(episode)
+    expected = episode.row["spec_fingerprint"]
+    if transition.spec_fingerprint != expected:
+        raise LeylineError(
+            ErrorCode.FINGERPRINT_MISMATCH, given=transition.spec_fingerprint, expected=expected
+        )
+    for snapshot in (transition.snapshot, transition.next_snapshot):
+        if len(snapshot.slots) != episode.row["slots"]:
+            raise LeylineError(
+                ErrorCode.SLOT_COUNT_MISMATCH,
+                given=len(snapshot.slots),
+                expected=episode.row["slots"],
+            )
+
+
+def _episode_ended(episode: _Episode) -> LeylineError:
+    run_id, episode_index = episode.key
+    return LeylineError(
+        ErrorCode.EPISODE_ENDED,
+        run_id=run_id,
+        episode_index=episode_index,
+        termination=Termination.Name(Termination.ValueType(episode.termination)),
+        steps=episode.steps,
+    )
+
+
+def _load_episodes(
+    connection: Connection, keys: Iterable[EpisodeKey]
+) -> dict[EpisodeKey, _Episode]:
+    highest = (
+        select(func.max(transitions.c.step))
+        .where(transitions.c.episode_id == episodes.c.id)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(episodes, highest.label("highest_step")).where(
+            tuple_(episodes.c.run_id, episodes.c.episode_index).in_(list(keys))
+        )
+    ).mappings()
+    loaded = (
+        _Episode(
+            row=row,
+            termination=row["termination"],
+            steps=row["steps"],
+            decided_by=row["decided_by"],
+            highest_step=-1 if row["highest_step"] is None else row["highest_step"],
+        )
+        for row in rows
+    )
+    return {episode.key: episode for episode in loaded}
+
+
+def _load_digests(
+    connection: Connection,
+    loaded: Mapping[EpisodeKey, _Episode],
+    steps: Mapping[EpisodeKey, Sequence[int]],
+) -> None:
+    for key, episode in loaded.items():
+        rows = connection.execute(
+            select(transitions.c.step, transitions.c.digest).where(
+                transitions.c.episode_id == episode.row["id"], transitions.c.step.in_(steps[key])
+            )
+        )
+        episode.digests.update({row.step: row.digest for row in rows})
+
+
+def _update_episode(connection: Connection, episode: _Episode) -> None:
+    next_step = _count_without_gap(connection, episode.row)
+    values: dict[str, Any] = {"next_step": next_step, "decided_by": episode.decided_by}
+    if episode.end is not None:
+        values |= {
+            "termination": episode.end.termination,
+            "ended_at": moment.from_proto(episode.end.ended_at),
+            "steps": episode.end.steps,
+            "end_message": episode.end.message,
+        }
+    if episode.steps == next_step and episode.row["whole_sequence"] is None:
+        newest = connection.execute(select(func.max(episodes.c.whole_sequence))).scalar_one()
+        values["whole_sequence"] = (newest or 0) + 1
+    connection.execute(
+        update(episodes).where(episodes.c.id == bindparam("episode")).values(values),
+        {"episode": episode.row["id"]},
+    )
+
+
+def _count_without_gap(connection: Connection, row: RowMapping) -> int:
+    stored = connection.execute(
+        select(transitions.c.step)
+        .where(transitions.c.episode_id == row["id"], transitions.c.step >= row["next_step"])
+        .order_by(transitions.c.step)
+    ).scalars()
+    next_step: int = row["next_step"]
+    for step in stored:
+        if step != next_step:
+            break
+        next_step += 1
+    return next_step

@@ -1,0 +1,232 @@
+"""Reading what is stored, page by page: memory does not grow with the experience."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    RowMapping,
+    distinct,
+    exists,
+    func,
+    literal,
+    select,
+    tuple_,
+)
+
+from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.experience_pb2 import (
+    ActionCount,
+    EpisodeHead,
+    GetStatisticsResponse,
+    ReadEpisodesRequest,
+    ReadEpisodesResponse,
+    VersionCount,
+)
+from leyline.v1.policy_pb2 import SlotRequirement
+from leyline.v1.transition_pb2 import Decider, EpisodeEnd, Termination, Transition
+from simic import moment
+from simic.database import Database
+from simic.schema import episodes, transitions
+
+EPISODES_A_PAGE = 32
+TRANSITIONS_A_PAGE = 64
+
+
+class ExperienceReader:
+    """What is stored, for whoever asks. Every method blocks on the disk: call it from a thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def read(self, request: ReadEpisodesRequest) -> Iterator[list[ReadEpisodesResponse]]:
+        """Heads, steps and ends of the selected episodes, in order of run, episode and step.
+
+        Each page is a list of its own; no transaction stays open between two of them.
+        """
+        remaining = request.max_episodes
+        last: tuple[str, int] | None = None
+        while True:
+            page = self._episodes(request, last)
+            for row in page:
+                yield from self._episode(row, request.policy_version)
+                if remaining:
+                    remaining -= 1
+                    if remaining == 0:
+                        return
+            if len(page) < EPISODES_A_PAGE:
+                return
+            last = page[-1]["run_id"], page[-1]["episode_index"]
+
+    def _episodes(
+        self, request: ReadEpisodesRequest, last: tuple[str, int] | None
+    ) -> list[RowMapping]:
+        stored = (
+            select(func.count())
+            .where(transitions.c.episode_id == episodes.c.id)
+            .scalar_subquery()
+            .label("stored")
+        )
+        query = (
+            select(episodes, stored)
+            .where(*_conditions(request))
+            .order_by(episodes.c.run_id, episodes.c.episode_index)
+            .limit(EPISODES_A_PAGE)
+        )
+        if last is not None:
+            query = query.where(
+                tuple_(episodes.c.run_id, episodes.c.episode_index)
+                > tuple_(literal(last[0]), literal(last[1]))
+            )
+        with self._database.read() as connection:
+            return list(connection.execute(query).mappings())
+
+    def _episode(
+        self, row: RowMapping, policy_version: str
+    ) -> Iterator[list[ReadEpisodesResponse]]:
+        yield [ReadEpisodesResponse(head=_head(row))]
+        step = -1
+        while True:
+            query = (
+                select(transitions.c.step, transitions.c.payload)
+                .where(transitions.c.episode_id == row["id"], transitions.c.step > step)
+                .order_by(transitions.c.step)
+                .limit(TRANSITIONS_A_PAGE)
+            )
+            if policy_version:
+                query = query.where(transitions.c.policy_version == policy_version)
+            with self._database.read() as connection:
+                page = connection.execute(query).all()
+            if page:
+                yield [
+                    ReadEpisodesResponse(transition=Transition.FromString(stored.payload))
+                    for stored in page
+                ]
+            if len(page) < TRANSITIONS_A_PAGE:
+                break
+            step = page[-1].step
+        if row["termination"]:
+            yield [ReadEpisodesResponse(end=_end(row))]
+
+    def statistics(self, run_id: str) -> GetStatisticsResponse:
+        """Counts over one run, or over all where ``run_id`` is empty."""
+        of_run = [episodes.c.run_id == run_id] if run_id else []
+        steps = transitions.join(episodes, transitions.c.episode_id == episodes.c.id)
+        with self._database.read() as connection:
+            heads = connection.execute(
+                select(
+                    func.count(distinct(episodes.c.run_id)).label("runs"),
+                    func.count().label("episodes"),
+                    func.count().filter(episodes.c.termination != 0).label("ended"),
+                ).where(*of_run)
+            ).one()
+            totals = connection.execute(
+                select(
+                    func.count().label("transitions"),
+                    func.count()
+                    .filter(transitions.c.decider == Decider.DECIDER_FALLBACK)
+                    .label("fallback"),
+                )
+                .select_from(steps)
+                .where(*of_run)
+            ).one()
+            return GetStatisticsResponse(
+                runs=heads.runs,
+                episodes=heads.episodes,
+                episodes_ended=heads.ended,
+                transitions=totals.transitions,
+                fallback_steps=totals.fallback,
+                actions=_count_actions(connection, steps, of_run),
+                versions=_count_versions(connection, steps, of_run),
+            )
+
+
+def _conditions(request: ReadEpisodesRequest) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [episodes.c.episode_index >= request.first_episode]
+    if request.run_id:
+        conditions.append(episodes.c.run_id == request.run_id)
+    if request.HasField("began_after"):
+        conditions.append(episodes.c.began_at >= moment.from_proto(request.began_after))
+    if request.ended_only:
+        conditions.append(episodes.c.termination != Termination.TERMINATION_UNSPECIFIED)
+    if request.policy_version:
+        conditions.append(
+            exists().where(
+                transitions.c.episode_id == episodes.c.id,
+                transitions.c.policy_version == request.policy_version,
+            )
+        )
+    return conditions
+
+
+def _head(row: RowMapping) -> EpisodeHead:
+    return EpisodeHead(
+        run_id=row["run_id"],
+        episode_index=row["episode_index"],
+        policy=row["policy"],
+        policy_version=row["policy_version"],
+        began_at=moment.to_proto(row["began_at"]),
+        steps=row["stored"],
+        spec_fingerprint=row["spec_fingerprint"],
+        slots=SlotRequirement(exactly=row["slots"]),
+    )
+
+
+def _end(row: RowMapping) -> EpisodeEnd:
+    return EpisodeEnd(
+        run_id=row["run_id"],
+        episode_index=row["episode_index"],
+        termination=Termination.ValueType(row["termination"]),
+        steps=row["steps"],
+        ended_at=moment.to_proto(row["ended_at"]),
+        message=row["end_message"],
+    )
+
+
+def _count_actions(
+    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
+) -> list[ActionCount]:
+    kind = (transitions.c.action_type, transitions.c.slot_id)
+    rows = connection.execute(
+        select(
+            *kind,
+            func.count().label("steps"),
+            func.count().filter(transitions.c.no_op_reason != 0).label("no_ops"),
+        )
+        .select_from(steps)
+        .where(*of_run)
+        .group_by(*kind)
+        .order_by(*kind)
+    )
+    return [
+        ActionCount(
+            action_type=ActionType.ValueType(row.action_type),
+            slot_id=row.slot_id,
+            steps=row.steps,
+            no_ops=row.no_ops,
+        )
+        for row in rows
+    ]
+
+
+def _count_versions(
+    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
+) -> list[VersionCount]:
+    rows = connection.execute(
+        select(
+            transitions.c.policy_version,
+            func.count().label("steps"),
+            func.count(distinct(transitions.c.episode_id)).label("episodes"),
+        )
+        .select_from(steps)
+        .where(transitions.c.policy_version.is_not(None), *of_run)
+        .group_by(transitions.c.policy_version)
+        .order_by(func.min(episodes.c.id), transitions.c.policy_version)
+    )
+    return [
+        VersionCount(policy_version=row.policy_version, steps=row.steps, episodes=row.episodes)
+        for row in rows
+    ]

@@ -1,0 +1,123 @@
+"""Simic as a service: its process, from the command line to the drain."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from chassis import process, settings
+from chassis.server import Server
+from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
+from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
+from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
+from simic.bell import Bell
+from simic.database import Database, StateDirectory
+from simic.experience import ExperienceStore
+from simic.experience_servicer import ExperienceServicer
+from simic.ingest import Ingest
+from simic.learner_servicer import LearnerServicer
+from simic.reading import ExperienceReader
+from simic.registry import PolicyRegistry
+from simic.registry_servicer import RegistryServicer
+from simic.settings import SimicSettings
+from simic.supervision import LearnerSupervisor
+from simic.training import TrainingStore
+
+SERVICES = (
+    "leyline.v1.ExperienceService",
+    "leyline.v1.PolicyRegistryService",
+    "leyline.v1.LearnerService",
+)
+
+EXAMPLES = """\
+examples:
+  leyline serve simic
+  leyline serve simic --train default
+  leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
+  LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
+
+Every flag is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
+"""
+
+
+async def serve(settings: SimicSettings) -> None:
+    """Serve until cancelled.
+
+    Raises:
+        StartupError: the state directory or the database cannot be used, or the address is taken.
+    """
+    with StateDirectory(settings.state_dir):
+        database = await asyncio.to_thread(Database, settings.url)
+        try:
+            await _serve(settings, database)
+        finally:
+            database.close()
+
+
+async def _serve(settings: SimicSettings, database: Database) -> None:
+    server = Server(settings, SERVICES)
+    experience = ExperienceStore(database)
+    trainings = TrainingStore(database)
+    ingest = Ingest(experience)
+    started = Bell()
+    add_ExperienceServiceServicer_to_server(
+        ExperienceServicer(experience, ExperienceReader(database), ingest, server.drain),
+        server.grpc,
+    )
+    add_PolicyRegistryServiceServicer_to_server(
+        RegistryServicer(PolicyRegistry(database), settings.poll_s, server.drain), server.grpc
+    )
+    add_LearnerServiceServicer_to_server(
+        LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
+    )
+    supervisor = LearnerSupervisor(settings, trainings, started)
+    # The writer lives through the drain, so that what a sender waits for is still acknowledged.
+    async with _running(ingest.run()), server, _running(supervisor.run()):
+        await server.serve()
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Let ``work`` run beside the block; it ends with it, and whichever fails ends both."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run Simic; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="leyline serve simic",
+        description="Simic keeps every experience, and retrains the policy from it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:50053")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIRECTORY", help="default .leyline/simic"
+    )
+    parser.add_argument(
+        "--database-url", metavar="URL", help="default: a SQLite file in the state directory"
+    )
+    parser.add_argument(
+        "--train",
+        metavar="PRESET",
+        help="start a training with this preset (default, demo) where none is running",
+    )
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="allow plain text on an address that other machines reach",
+    )
+    parser.add_argument(
+        "--port-file", type=Path, metavar="FILE", help="write the bound address here"
+    )
+    flags = vars(parser.parse_args(argv))
+    return process.main("simic", lambda: settings.load(SimicSettings, **flags), serve)

@@ -1,0 +1,55 @@
+"""Simic's settings: flags, or variables that begin with LEYLINE_SIMIC_."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from chassis.address import Address
+from chassis.settings import ListenAddress, ServerSettings, settings_config
+from simic.database import sqlite_url
+from simic.plan import RECIPES
+
+
+def _preset(name: str | None) -> str | None:
+    if name in (None, "none"):
+        return None
+    if name not in RECIPES:
+        raise ValueError(f"there is no such preset; known: none, {', '.join(RECIPES)}")
+    return name
+
+
+Preset = Annotated[str | None, AfterValidator(_preset)]
+
+
+class SimicSettings(ServerSettings):
+    """What Simic can be told beside what every server can.
+
+    Attributes:
+        state_dir: directory that belongs to this service alone.
+        database_url: where experience, versions and trainings are kept; unset: a SQLite file in
+            the state directory.
+        train: preset of a training to start with the service, where none is running; "none" or
+            unset: trainings are started by StartTraining alone.
+        poll_s: seconds between two looks of a watching stream at what the learner has committed.
+        learner_restarts: how often a learner that crashes is started again without an update in
+            between, before its training fails.
+        learner_restart_s: seconds before the first restart; each further one waits twice as long.
+    """
+
+    model_config = settings_config("LEYLINE_SIMIC_")
+
+    listen: ListenAddress = Address.parse("127.0.0.1:50053")
+    state_dir: Path = Path(".leyline/simic")
+    database_url: str | None = None
+    train: Preset = None
+    poll_s: float = Field(default=0.15, ge=0.01, le=60)
+    learner_restarts: int = Field(default=5, ge=0, le=1000)
+    learner_restart_s: float = Field(default=0.5, gt=0, le=60)
+
+    @property
+    def url(self) -> str:
+        """The database's URL."""
+        return self.database_url or sqlite_url(self.state_dir)

@@ -1,0 +1,212 @@
+"""The learner in its own process, over a service in another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+from tests.simic.episodes import played
+from tests.simic.running import Client, SimicProcess, eventually, running
+
+from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.experience_pb2 import RecordTransitionsRequest
+from leyline.v1.learner_pb2 import (
+    GetTrainingRequest,
+    StartTrainingRequest,
+    StopTrainingRequest,
+    Training,
+    TrainingPlan,
+    TrainingState,
+    WatchTrainingRequest,
+    WatchTrainingResponse,
+)
+from leyline.v1.registry_pb2 import (
+    GetPolicyRequest,
+    ListPoliciesRequest,
+    PolicyManifest,
+    WatchPoliciesRequest,
+)
+
+
+def gain(action: ActionType.ValueType, _slot: int | None) -> float:
+    return 0.03 if action == ActionType.ACTION_TYPE_GERMINATE else 0.0
+
+
+async def start(client: Client, training_id: str = "t", max_updates: int = 0) -> None:
+    plan = TrainingPlan(preset="demo", max_updates=max_updates)
+    await client.learner.StartTraining(StartTrainingRequest(training_id=training_id, plan=plan))
+
+
+async def training(client: Client) -> Training:
+    response = await client.learner.GetTraining(GetTrainingRequest())
+    return response.training
+
+
+async def newest(client: Client) -> str:
+    """The newest version of the training, once it has one."""
+
+    async def begun() -> bool:
+        return (await training(client)).policy_version != ""
+
+    await eventually(begun)
+    return (await training(client)).policy_version
+
+
+async def updated(client: Client, number: int) -> None:
+    async def has_updated() -> bool:
+        return (await training(client)).updates >= number
+
+    await eventually(has_updated)
+
+
+async def play(client: Client, first: int, episodes: int) -> None:
+    """Episodes by the newest version, whole."""
+    version = await newest(client)
+    for index in range(first, first + episodes):
+        script = played(version, index, 10, gain)
+        begun = await client.experience.BeginEpisode(script.begin())
+        assert begun.policy_version == version
+        request = RecordTransitionsRequest(items=script.items())
+        assert not (await client.experience.RecordTransitions(request)).rejected
+
+
+async def watch(client: Client, training_id: str = "t") -> list[WatchTrainingResponse]:
+    """All updates of a training, which has ended or ends."""
+    request = WatchTrainingRequest(training_id=training_id)
+    return [update async for update in client.learner.WatchTraining(request)]
+
+
+async def manifests(client: Client) -> list[PolicyManifest]:
+    """All versions, oldest first."""
+    response = await client.registry.ListPolicies(ListPoliciesRequest())
+    return list(response.policies)[::-1]
+
+
+@asynccontextmanager
+async def connected(simic: SimicProcess) -> AsyncIterator[Client]:
+    async with grpc.aio.insecure_channel(await simic.start()) as channel:
+        yield Client(channel)
+
+
+def learners(directory: Path) -> list[int]:
+    """Process ids of the learners that the service has started, oldest first."""
+    events = [json.loads(line) for line in (directory / "log").read_text().splitlines()]
+    return [event["pid"] for event in events if event["event"] == "learner started"]
+
+
+async def gone(pid: int) -> None:
+    async def is_gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        # A zombie is gone too: it only waits for whoever inherited it.
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()  # noqa: ASYNC240
+
+    await eventually(is_gone)
+
+
+def test_the_service_does_not_load_torch() -> None:
+    code = "import sys, simic.service; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_two_versions_are_learned_from_whole_episodes_and_a_later_training_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as client:
+        await start(client, max_updates=2)
+        initial = await newest(client)
+        await play(client, 0, 2)
+        await updated(client, 1)
+        await play(client, 2, 2)
+        updates = await watch(client)
+
+        assert [update.sequence for update in updates] == [1, 2]
+        assert all(update.gradient_steps > 0 for update in updates)
+        assert [update.episodes for update in updates] == [2, 2]
+        versions = await manifests(client)
+        names = [manifest.policy_version for manifest in versions]
+        assert names == [initial, *(update.policy_version for update in updates)]
+        assert len(set(names)) == 3
+        assert [manifest.parent_version for manifest in versions] == ["", *names[:-1]]
+        assert [manifest.training.updates for manifest in versions] == [0, 1, 2]
+        assert [manifest.training.transitions for manifest in versions] == [0, 20, 40]
+        assert len({manifest.artifact_sha256 for manifest in versions}) == 3
+        diagnostics = versions[-1].training.diagnostics
+        assert diagnostics.keys() >= {"kl", "entropy", "clip_fraction", "explained_variance"}
+        assert diagnostics.keys() >= {"policy_loss", "value_loss", "wait_share", "no_op_rate"}
+
+        events = []
+        call = client.registry.WatchPolicies(WatchPoliciesRequest())
+        async for event in call:
+            events.append(event)
+            if event.activated.policy_version == names[-1]:
+                break
+        call.cancel()
+        kinds = [event.WhichOneof("event") for event in events]
+        assert kinds == ["registered", "activated"] * 3
+        assert (await client.registry.GetPolicy(GetPolicyRequest())).active
+        assert (await training(client)).state == TrainingState.TRAINING_STATE_COMPLETED
+
+        await start(client, "another")
+        assert await newest(client) == names[-1]
+        await client.learner.StopTraining(StopTrainingRequest(training_id="another"))
+        assert await watch(client, "another") == []
+        assert (await training(client)).state == TrainingState.TRAINING_STATE_STOPPED
+        assert len(await manifests(client)) == 3
+
+
+async def test_a_killed_learner_and_a_killed_service_go_on_from_the_last_update(
+    tmp_path: Path,
+) -> None:
+    simic = SimicProcess(tmp_path)
+    async with connected(simic) as client:
+        await start(client, max_updates=3)
+        await play(client, 0, 2)
+        await updated(client, 1)
+        [first] = learners(tmp_path)
+        os.kill(first, signal.SIGKILL)
+        await play(client, 2, 2)
+        await updated(client, 2)
+        second = learners(tmp_path)[-1]
+        assert second != first
+        await simic.kill()
+    await gone(second)
+
+    async with connected(simic) as client:
+        await play(client, 4, 2)
+        updates = await watch(client)
+        assert [update.sequence for update in updates] == [1, 2, 3]
+        versions = await manifests(client)
+        names = [manifest.policy_version for manifest in versions]
+        assert len(set(names)) == 4
+        assert [manifest.parent_version for manifest in versions] == ["", *names[:-1]]
+        assert (await training(client)).episodes == 6
+    assert await simic.stop() == 0
+
+
+async def test_a_learner_that_cannot_go_on_fails_its_training_and_not_the_service(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, train="demo") as client:
+        initial = await newest(client)
+        assert (await training(client)).plan.preset == "demo"
+    with sqlite3.connect(tmp_path / "state" / "simic.sqlite3") as connection:
+        connection.execute("UPDATE trainings SET checkpoint = x'00'")
+    connection.close()
+    async with running(tmp_path, learner_restarts=1, learner_restart_s=0.01) as client:
+        failed = (await training(client)).training_id
+        assert await watch(client, failed) == []
+        ended = await training(client)
+        assert ended.state == TrainingState.TRAINING_STATE_FAILED
+        assert "exit code 1 2 times in a row" in ended.status_message
+        assert [each.policy_version for each in await manifests(client)] == [initial]

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.simic.episodes import Script
+from tests.simic.versions import version
+
+from chassis.errors import ErrorCode, LeylineError
+from leyline.v1.decision_pb2 import SelectionMode
+from leyline.v1.experience_pb2 import BeginEpisodeRequest
+from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
+from leyline.v1.transition_pb2 import EpisodeEnd, Termination
+from simic.database import Database
+from simic.experience import ExperienceStore
+from simic.lesson import Lessons, TrainingSuperseded
+from simic.plan import RECIPES, fill
+from simic.registry import PolicyRegistry
+from simic.training import TrainingStore
+from simic.update import Update
+
+UPDATE = Update(gradient_steps=32, mean_return=1.5, diagnostics={"kl": 0.01})
+
+
+def as_it_is(_begin: BeginEpisodeRequest, _end: EpisodeEnd) -> None:
+    pass
+
+
+def greedy(begin: BeginEpisodeRequest, _end: EpisodeEnd) -> None:
+    begin.mode = SelectionMode.SELECTION_MODE_GREEDY
+
+
+def by_another_policy(begin: BeginEpisodeRequest, _end: EpisodeEnd) -> None:
+    begin.follows_registry = False
+
+
+def cancelled(_begin: BeginEpisodeRequest, end: EpisodeEnd) -> None:
+    end.termination = Termination.TERMINATION_CANCELLED
+
+
+def not_whole(_begin: BeginEpisodeRequest, end: EpisodeEnd) -> None:
+    end.steps = 4
+
+
+class Classroom:
+    """A training over a store, with version 1 as the one that it began with."""
+
+    def __init__(self, database: Database, **plan: int) -> None:
+        self.experience = ExperienceStore(database)
+        self.trainings = TrainingStore(database)
+        asked = TrainingPlan(episodes_per_update=2, **plan)  # type: ignore[arg-type]
+        self.trainings.start("t", asked)
+        self.lessons = Lessons(database, "t")
+        self.first = version(1)
+        self.lessons.begin(self.first)
+        self.name = self.first.manifest.policy_version
+
+    def play(
+        self,
+        index: int,
+        deciding: str,
+        change: Callable[[BeginEpisodeRequest, EpisodeEnd], None] = as_it_is,
+    ) -> None:
+        script = Script(index=index, version=deciding)
+        begin, items = script.begin(), script.items()
+        change(begin, items[-1].episode_end)
+        self.experience.begin(begin)
+        assert set(self.experience.record(items)) == {None}
+
+    def fresh(self) -> list[int]:
+        return [episode.steps[0].step_id.episode_index for episode in self.lessons.fresh()]
+
+
+@pytest.fixture
+def classroom(database: Database) -> Classroom:
+    return Classroom(database)
+
+
+def test_a_plan_is_filled_in_from_its_preset() -> None:
+    filled = fill(TrainingPlan(preset="demo"))
+    assert filled.episodes_per_update == RECIPES["demo"].episodes_per_update == 2
+    assert (filled.algorithm, filled.network, filled.reward) == ("ppo", "mlp", "accuracy-delta")
+    assert (filled.observation_spec, filled.slots) == ("seed", 3)
+    assert fill(TrainingPlan()).episodes_per_update == 8
+
+
+def test_every_name_that_is_not_known_is_reported_with_those_that_are() -> None:
+    with pytest.raises(LeylineError) as caught:
+        fill(TrainingPlan(preset="fast", network="transformer", reward="applause"))
+    found = {violation.field: violation.description for violation in caught.value.violations}
+    assert found.keys() == {"plan.preset", "plan.network", "plan.reward"}
+    assert found["plan.preset"] == "there is no 'fast'; known: default, demo"
+
+
+def test_starting_a_training_twice_by_name_starts_it_once(trainings: TrainingStore) -> None:
+    first = trainings.start("t", TrainingPlan(preset="demo"))
+    assert trainings.start("t", TrainingPlan(preset="demo")) == first
+    with pytest.raises(LeylineError) as caught:
+        trainings.start("t", TrainingPlan(preset="default"))
+    assert caught.value.code is ErrorCode.TRAINING_EXISTS
+
+
+def test_one_training_runs_at_a_time(trainings: TrainingStore) -> None:
+    named = trainings.start("", TrainingPlan())
+    with pytest.raises(LeylineError) as caught:
+        trainings.start("another", TrainingPlan())
+    assert caught.value.code is ErrorCode.TRAINING_ALREADY_RUNNING
+    assert caught.value.facts["training_id"] == named.training_id
+    trainings.end(named.training_id, TrainingState.TRAINING_STATE_STOPPED, "")
+    trainings.start("another", TrainingPlan())
+    assert trainings.get("").training_id == "another"
+
+
+def test_an_unknown_training_is_not_found(trainings: TrainingStore) -> None:
+    for call in (trainings.get, trainings.request_stop):
+        with pytest.raises(LeylineError) as caught:
+            call("t")
+        assert caught.value.code is ErrorCode.TRAINING_NOT_FOUND
+
+
+def test_a_training_that_has_ended_stays_as_it_is(trainings: TrainingStore) -> None:
+    trainings.start("t", TrainingPlan())
+    trainings.end("t", TrainingState.TRAINING_STATE_FAILED, "lightning")
+    ended = trainings.get("t")
+    trainings.end("t", TrainingState.TRAINING_STATE_STOPPED, "")
+    trainings.request_stop("t")
+    assert trainings.get("t") == ended
+
+
+def test_a_batch_is_given_when_it_is_full_in_the_order_of_completion(
+    classroom: Classroom,
+) -> None:
+    classroom.play(5, classroom.name)
+    assert classroom.fresh() == []
+    classroom.play(3, classroom.name)
+    classroom.play(4, classroom.name)
+    assert classroom.fresh() == [5, 3]
+
+
+@pytest.mark.parametrize("change", [greedy, by_another_policy, cancelled, not_whole])
+def test_only_whole_sampled_episodes_of_the_registrys_policy_are_learned_from(
+    classroom: Classroom, change: Callable[[BeginEpisodeRequest, EpisodeEnd], None]
+) -> None:
+    classroom.play(0, classroom.name, change)
+    classroom.play(1, classroom.name)
+    classroom.play(2, classroom.name)
+    assert classroom.fresh() == [1, 2]
+
+
+def test_episodes_of_a_version_that_is_not_of_this_training_are_left_alone(
+    classroom: Classroom,
+) -> None:
+    for index in range(3):
+        classroom.play(index, "mlp-somebodyelse")
+    assert classroom.fresh() == []
+
+
+def test_an_update_is_stored_whole(
+    classroom: Classroom, trainings: TrainingStore, registry: PolicyRegistry
+) -> None:
+    for index in range(4):
+        classroom.play(index, classroom.name)
+    second = version(2, parent=classroom.name)
+    classroom.lessons.commit(1, UPDATE, classroom.lessons.fresh(), second)
+    assert registry.get("").manifest.policy_version == second.manifest.policy_version
+    progress = classroom.lessons.progress()
+    assert (progress.updates, progress.episodes, progress.transitions) == (1, 2, 6)
+    assert classroom.lessons.checkpoint() == b"checkpoint"
+    [update] = trainings.updates("t", 0)
+    assert (update.episodes, update.transitions, update.gradient_steps) == (2, 6, 32)
+    assert update.diagnostics == {"kl": 0.01}
+    assert classroom.fresh() == [2, 3]
+    assert [each.steps[0].step_id.episode_index for each in classroom.lessons.replayed(1)] == [0, 1]
+    assert classroom.lessons.replayed(0) == []
+
+
+def test_a_learner_that_was_replaced_cannot_commit(
+    classroom: Classroom, trainings: TrainingStore, registry: PolicyRegistry
+) -> None:
+    for index in range(4):
+        classroom.play(index, classroom.name)
+    batch = classroom.lessons.fresh()
+    classroom.lessons.commit(1, UPDATE, batch, version(2))
+    active = registry.get("").manifest.policy_version
+    with pytest.raises(TrainingSuperseded):
+        classroom.lessons.commit(1, UPDATE, batch, version(3))
+    with pytest.raises(TrainingSuperseded):
+        classroom.lessons.begin(version(4))
+    trainings.end("t", TrainingState.TRAINING_STATE_STOPPED, "")
+    with pytest.raises(TrainingSuperseded):
+        classroom.lessons.commit(2, UPDATE, classroom.lessons.fresh(), version(3))
+    assert registry.get("").manifest.policy_version == active
+
+
+def test_the_last_update_of_the_plan_completes_the_training(database: Database) -> None:
+    classroom = Classroom(database, max_updates=1)
+    classroom.play(0, classroom.name)
+    classroom.play(1, classroom.name)
+    classroom.lessons.commit(1, UPDATE, classroom.lessons.fresh(), version(2))
+    assert classroom.trainings.get("t").state == TrainingState.TRAINING_STATE_COMPLETED
+    assert classroom.trainings.unfinished() is None
