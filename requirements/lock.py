@@ -114,7 +114,7 @@ LOCKS = (
         extras=("test",),
         build=True,
     ),
-    Lock("client", "The command line and the Python client; a subset of lock.txt."),
+    Lock("client", "The command line, with its pictures; a subset of lock.txt.", extras=("plot",)),
     Lock("kasmina", "The Kasmina service; a subset of lock.txt.", extras=("kasmina",)),
     Lock("tamiyo", "The Tamiyo service; a subset of lock.txt.", extras=("tamiyo",)),
     Lock("simic", "The Simic service; a subset of lock.txt.", extras=("simic",)),
