@@ -1,0 +1,162 @@
+"""Kasmina as a service: `leyline serve kasmina`, or `python -m kasmina.service`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from chassis.channel import open_channel
+from chassis.logging import get_logger
+from chassis.process import ConfigurationError, StartupError
+from chassis.process import main as run_service
+from chassis.server import Server
+from chassis.settings import load
+from kasmina.database import SchemaTooNew
+from kasmina.disk import Disk, DiskFull
+from kasmina.drainer import Drainer
+from kasmina.experience_client import ExperienceClient
+from kasmina.journal import Journal
+from kasmina.settings import KasminaSettings
+from kasmina.state_directory import StateDirectory, StateDirectoryBusy
+from kasmina.supervisor import Supervisor
+from leyline.v1.trainer_pb2_grpc import add_TrainerServiceServicer_to_server
+
+SERVICE_NAME = "leyline.v1.TrainerService"
+
+_DISK_POLL_S = 0.5
+
+_EXAMPLES = """examples:
+  leyline serve kasmina
+  leyline serve kasmina --listen 127.0.0.1:0 --port-file /tmp/kasmina.address --state-dir
+  /tmp/kasmina leyline serve kasmina --policy default=127.0.0.1:50052 --policy mine=127.0.0.1:60000
+
+Every setting is a variable, too: LEYLINE_KASMINA_LISTEN, LEYLINE_KASMINA_STATE_DIR and so on. Flags
+win.
+"""
+
+_log = get_logger(__name__)
+
+
+async def serve(settings: KasminaSettings) -> None:
+    """Serves until it is cancelled. Raises `StartupError` where it cannot begin."""
+    try:
+        state = StateDirectory.open(settings.state_dir)
+    except OSError as error:
+        raise StartupError(
+            f"cannot use LEYLINE_KASMINA_STATE_DIR={settings.state_dir}: {error}"
+        ) from error
+    try:
+        with state.service_lock():
+            journal = Journal(state.journal)
+            try:
+                await _serve(settings, state, journal)
+            finally:
+                journal.close()
+    except (StateDirectoryBusy, SchemaTooNew, DiskFull) as error:
+        raise StartupError(str(error)) from error
+
+
+async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Journal) -> None:
+    server = Server(settings, services=[SERVICE_NAME])
+    supervisor = Supervisor(settings, journal)
+    # Torch takes seconds to import, which neither --help nor an error in the settings needs.
+    from kasmina.servicer import TrainerServicer
+
+    disk = Disk(state.root, state.reserve, settings.min_free_bytes)
+    servicer = TrainerServicer(settings, state, journal, disk, supervisor, server.drain)
+    add_TrainerServiceServicer_to_server(servicer, server.grpc)
+    experience = open_channel(settings.channel(settings.experience))
+    drainer = Drainer(journal, ExperienceClient(experience), settings.poll_interval_s)
+    async with server, experience, asyncio.TaskGroup() as tasks:
+        background = [
+            tasks.create_task(drainer.run()),
+            tasks.create_task(supervisor.run()),
+            tasks.create_task(_watch_disk(disk, supervisor, server)),
+        ]
+        try:
+            await server.serve()
+        finally:
+            for task in background:
+                task.cancel()
+
+
+async def _watch_disk(disk: Disk, supervisor: Supervisor, server: Server) -> None:
+    """Health says NOT_SERVING while nothing can be written, whoever notices: the service or its
+    worker.
+    """
+    while True:
+        reason = supervisor.disk_full
+        if reason is None:
+            try:
+                await asyncio.to_thread(disk.require_room)
+            except DiskFull as full:
+                reason = str(full)
+        if reason is None:
+            server.set_serving()
+        elif server.is_serving:
+            server.set_not_serving(reason)
+        await asyncio.sleep(_DISK_POLL_S)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the service with the flags in `argv`; returns the exit code."""
+    flags = vars(_parser().parse_args(argv))
+    return run_service("kasmina", lambda: _settings(flags), serve)
+
+
+def _settings(flags: dict[str, Any]) -> KasminaSettings:
+    endpoints = flags.pop("policy")
+    return load(KasminaSettings, policies=_endpoints(endpoints), **flags)
+
+
+def _endpoints(given: Sequence[str] | None) -> dict[str, str] | None:
+    if given is None:
+        return None
+    endpoints = {}
+    for text in given:
+        name, separator, address = text.partition("=")
+        if not separator or not name or not address:
+            raise ConfigurationError(f"--policy={text}: must be NAME=ADDRESS")
+        endpoints[name] = address
+    return endpoints
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="leyline serve kasmina",
+        description="Trains networks that grow under a policy.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen (127.0.0.1:50051)")
+    parser.add_argument(
+        "--state-dir", metavar="DIR", help="what outlives the service (.leyline/kasmina)"
+    )
+    parser.add_argument("--data", metavar="DIR", help="folder that holds data sets by name")
+    parser.add_argument(
+        "--policy",
+        metavar="NAME=ADDRESS",
+        action="append",
+        help="a policy endpoint by the name that runs use (default=127.0.0.1:50052); repeatable",
+    )
+    parser.add_argument(
+        "--experience", metavar="ADDRESS", help="experience service (127.0.0.1:50053)"
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads that a worker computes with (1)"
+    )
+    parser.add_argument("--port-file", metavar="FILE", help="file to write the bound address into")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="allow plain text on an address that other machines reach",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

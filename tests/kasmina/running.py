@@ -1,0 +1,109 @@
+"""Kasmina as a process of its own, for tests that kill it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from leyline.v1.trainer_pb2 import (
+    DatasetSpec,
+    GetRunRequest,
+    GrowthSpec,
+    HostSpec,
+    Run,
+    RunSpec,
+    StartRunRequest,
+    TrainingSpec,
+    WatchRunRequest,
+    WatchRunResponse,
+)
+from leyline.v1.trainer_pb2_grpc import TrainerServiceStub
+
+if TYPE_CHECKING:
+    from leyline.v1.trainer_pb2_grpc import TrainerServiceAsyncStub
+
+
+def small_spec(horizon: int = 6, episodes: int = 1, seed: int = 7) -> RunSpec:
+    """Digits on a tiny host: some hundredths of a second an interval."""
+    return RunSpec(
+        host=HostSpec(channels=[4, 6, 8]),
+        dataset=DatasetSpec(name="digits", training_images=200, validation_images=100),
+        training=TrainingSpec(horizon=horizon, batch_size=50),
+        growth=GrowthSpec(blend_intervals=1),
+        episodes=episodes,
+        seed=seed,
+    )
+
+
+@dataclass
+class Kasmina:
+    """A running service."""
+
+    process: Process
+    stub: TrainerServiceAsyncStub
+    channel: grpc.aio.Channel
+
+    async def start_run(self, run_id: str, spec: RunSpec) -> Run:
+        """Queues a run."""
+        response = await self.stub.StartRun(StartRunRequest(run_id=run_id, spec=spec))
+        return response.run
+
+    async def run(self, run_id: str) -> Run:
+        """How far it is."""
+        return (await self.stub.GetRun(GetRunRequest(run_id=run_id))).run
+
+    async def watch(self, run_id: str, after: int = 0) -> AsyncIterator[WatchRunResponse]:
+        """Its events."""
+        async for event in self.stub.WatchRun(WatchRunRequest(run_id=run_id, after_sequence=after)):
+            yield event
+
+    async def finish(self, run_id: str) -> list[WatchRunResponse]:
+        """All its events, once it has ended."""
+        return [event async for event in self.watch(run_id)]
+
+    async def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def kasmina(
+    folder: Path,
+    policy: str,
+    experience: str,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Kasmina]:
+    """A service whose state is in `folder`; what is there already, it goes on with."""
+    port_file = folder / "address"
+    port_file.unlink(missing_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "kasmina.service",
+        *("--listen", "127.0.0.1:0", "--port-file", str(port_file)),
+        *("--state-dir", str(folder / "state"), "--policy", f"default={policy}"),
+        *("--experience", experience),
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        async with asyncio.timeout(200):
+            while not port_file.exists():
+                assert process.returncode is None, "Kasmina ended instead of starting"
+                await asyncio.sleep(0.02)
+        async with grpc.aio.insecure_channel(port_file.read_text().strip()) as channel:
+            yield Kasmina(process, TrainerServiceStub(channel), channel)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
