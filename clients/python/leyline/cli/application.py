@@ -1,0 +1,59 @@
+"""All commands in one application, and how any of them fails."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+
+from leyline.cli import demo, experience, health, policies, runs, serve, training, up
+from leyline.error import ServiceError
+from leyline.installation import DISTRIBUTION, InstallationError
+
+application = typer.Typer(
+    name="leyline",
+    help="Neural networks that grow while they train, under a policy that anyone can swap.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+demo.register(application)
+up.register(application)
+serve.register(application)
+application.add_typer(runs.commands, name="run")
+application.add_typer(training.commands, name="training")
+policies.register(application)
+application.add_typer(experience.commands, name="experience")
+health.register(application)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"leyline {importlib.metadata.version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@application.callback()
+def _application(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; says in one line what went wrong; returns the exit code."""
+    try:
+        application(arguments)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
+    except (ServiceError, InstallationError, OSError) as error:
+        print(f"leyline: {error}", file=sys.stderr)
+        return 1
+    return 0

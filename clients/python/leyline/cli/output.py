@@ -1,0 +1,126 @@
+"""What commands share: addresses as options, and output for people or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+from leyline.stack import Addresses
+
+Result = TypeVar("Result")
+
+_ADDRESSES = Addresses()
+_PANEL = "Connection"
+
+KasminaAt = Annotated[
+    str,
+    typer.Option(
+        "--kasmina",
+        metavar="ADDRESS",
+        envvar="LEYLINE_KASMINA_ADDRESS",
+        help="Where Kasmina is.",
+        rich_help_panel=_PANEL,
+    ),
+]
+SimicAt = Annotated[
+    str,
+    typer.Option(
+        "--simic",
+        metavar="ADDRESS",
+        envvar="LEYLINE_SIMIC_ADDRESS",
+        help="Where Simic is.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TamiyoAt = Annotated[
+    str,
+    typer.Option(
+        "--tamiyo",
+        metavar="ADDRESS",
+        envvar="LEYLINE_TAMIYO_ADDRESS",
+        help="Where Tamiyo is.",
+        rich_help_panel=_PANEL,
+    ),
+]
+KASMINA, TAMIYO, SIMIC = _ADDRESSES.kasmina, _ADDRESSES.tamiyo, _ADDRESSES.simic
+
+Ca = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="LEYLINE_CA",
+        help="PEM certificates that sign the server's; given, the connection is TLS.",
+        rich_help_panel=_PANEL,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field by its path in the contract. Can be given more than once.",
+    ),
+]
+
+
+def finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command's asynchronous work to its end."""
+    return asyncio.run(work)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Return a message in its JSON form, with the names of the contract and every plain field."""
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def print_json(value: Any, *, lines: bool = False) -> None:
+    """Print a message, or anything made of lists and dictionaries; in `lines`, on one line."""
+    content = as_dict(value) if isinstance(value, Message) else value
+    print(json.dumps(content, indent=None if lines else 2, ensure_ascii=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; a pipe gets it in full width."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def changed(content: dict[str, Any], changes: Iterable[str], message: Message) -> None:
+    """Fill a message from JSON-like content and changes to it, `training.horizon=12`.
+
+    Raises:
+        typer.BadParameter: a change is none, or the contract does not have it.
+    """
+    for change in changes:
+        path, separator, value = change.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{change!r} is not FIELD=VALUE", param_hint="--set")
+        *parents, field = path.split(".")
+        place = content
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[field] = json.loads(value)
+        except ValueError:
+            place[field] = value
+    try:
+        json_format.ParseDict(content, message)
+    except json_format.ParseError as error:
+        raise typer.BadParameter(str(error).splitlines()[0]) from None

@@ -1,0 +1,106 @@
+"""`leyline training`: retraining the policy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from leyline.cli.output import (
+    SIMIC,
+    AsJson,
+    Ca,
+    Changes,
+    SimicAt,
+    changed,
+    finish,
+    print_json,
+)
+from leyline.client import Learner
+from leyline.v1.learner_pb2 import Training, TrainingPlan, TrainingState
+
+commands = typer.Typer(help="Trainings of the policy.", no_args_is_help=True)
+
+
+def _print(training: Training, as_json: bool) -> None:
+    if as_json:
+        print_json(training)
+        return
+    plan = training.plan
+    state = TrainingState.Name(training.state).removeprefix("TRAINING_STATE_")
+    print(f"training  {training.training_id}")
+    print(f"state     {state}{': ' if training.status_message else ''}{training.status_message}")
+    print(f"plan      {plan.preset}: {plan.algorithm}, {plan.network}, {plan.reward}")
+    print(f"updates   {training.updates} of {plan.max_updates or 'no limit'}")
+    print(f"episodes  {training.episodes}, {plan.episodes_per_update} an update")
+    print(f"version   {training.policy_version or '-'}")
+
+
+@commands.command()
+def start(
+    preset: Annotated[str, typer.Option(help="Named set of values.")] = "default",
+    training_id: Annotated[str, typer.Option("--id", help="A name for it.")] = "",
+    changes: Changes = None,
+    simic: SimicAt = SIMIC,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a training.
+
+    Examples:
+
+      leyline training start --preset demo
+
+      leyline training start --set max_updates=20 --set run_id=my-run
+    """
+    plan = TrainingPlan()
+    changed({"preset": preset}, changes or [], plan)
+
+    async def ask() -> Training:
+        async with Learner(simic, ca) as learner:
+            return await learner.start(plan, training_id)
+
+    _print(finish(ask()), as_json)
+
+
+@commands.command()
+def show(
+    training_id: Annotated[str, typer.Argument(help="Its name; else the newest.")] = "",
+    simic: SimicAt = SIMIC,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a training.
+
+    Examples:
+
+      leyline training show
+    """
+
+    async def ask() -> Training:
+        async with Learner(simic, ca) as learner:
+            return await learner.get(training_id)
+
+    _print(finish(ask()), as_json)
+
+
+@commands.command()
+def stop(
+    training_id: Annotated[str, typer.Argument(help="Its name; else the newest.")] = "",
+    simic: SimicAt = SIMIC,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a training after the update that it is in.
+
+    Examples:
+
+      leyline training stop
+    """
+
+    async def ask() -> Training:
+        async with Learner(simic, ca) as learner:
+            name = training_id or (await learner.get()).training_id
+            return await learner.stop(name)
+
+    _print(finish(ask()), as_json)

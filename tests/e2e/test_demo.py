@@ -1,0 +1,103 @@
+"""`leyline demo` as a newcomer runs it, on the data set that needs no files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = (sys.executable, "-m", "leyline.cli", "demo")
+
+
+@pytest.fixture
+def without_cifar(tmp_path: Path) -> dict[str, str]:
+    """An environment in which CIFAR-100 is nowhere."""
+    nowhere = tmp_path / "no-data"
+    nowhere.mkdir()
+    return {**os.environ, "LEYLINE_DATA": str(nowhere)}
+
+
+def processes_below(directory: Path) -> list[int]:
+    """Processes that were told of a directory, by what their command lines say."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if str(directory).encode() in command:
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_demo_runs_learns_and_adds_up(tmp_path: Path, without_cifar: dict[str, str]) -> None:
+    directory = tmp_path / "demo"
+    done = subprocess.run(
+        [*DEMO, "--dir", str(directory), "--json"],
+        env=without_cifar,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not on cifar100: " in done.stderr
+    assert "Kasmina trains on digits" in done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["problems"] == []
+    assert summary["dataset"] == "digits"
+    assert len(summary["episodes"]) == 10
+    assert summary["steps"] == summary["transitions_stored"] == 240
+    assert sum(count["steps"] for count in summary["decisions"]) == 240
+    learned = [version for version in summary["versions"] if version["gradient_steps"] > 0]
+    assert len(learned) == 5
+    assert sum(version["episodes"] for version in summary["versions"]) == 10
+    assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert json.loads((directory / "summary.json").read_text()) == summary
+    assert processes_below(directory) == []
+
+
+def test_ctrl_c_stops_the_demo_and_all_that_it_started(
+    tmp_path: Path, without_cifar: dict[str, str]
+) -> None:
+    directory = tmp_path / "demo"
+    process = subprocess.Popen(
+        [*DEMO, "--dir", str(directory)],
+        env=without_cifar,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("episode  1/10 step") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "leyline: broken off\n"
+    deadline = time.monotonic() + 30
+    while processes_below(directory):  # a worker ends when it sees that its service has
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_service_that_cannot_start_is_shown_with_its_own_words(
+    tmp_path: Path, without_cifar: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [*DEMO, "--dir", str(tmp_path / "demo")],
+        env={**without_cifar, "LEYLINE_SIMIC_LOG_LEVEL": "whisper"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "LEYLINE_SIMIC_LOG_LEVEL" in done.stderr
+    assert "simic ended with exit code 2 before it could serve" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert processes_below(tmp_path / "demo") == []

@@ -1,0 +1,132 @@
+"""Watches go on after a break of the connection; errors are readable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+from leyline import client
+from leyline.client import Trainer
+from leyline.error import ServiceError
+from leyline.v1.trainer_pb2 import (
+    GetRunRequest,
+    GetRunResponse,
+    RunSpec,
+    StartRunRequest,
+    StartRunResponse,
+    WatchRunRequest,
+    WatchRunResponse,
+)
+from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
+
+
+class FragileTrainer(TrainerServiceServicer):
+    """Has a run of five events, and breaks every watch after two."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def WatchRun(
+        self, request: WatchRunRequest, context: Any
+    ) -> AsyncIterator[WatchRunResponse]:
+        self.asked.append(request.after_sequence)
+        for sequence in range(request.after_sequence + 1, 6):
+            if sequence > request.after_sequence + 2:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            yield WatchRunResponse(sequence=sequence)
+
+    async def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
+        status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the host is unknown")
+        for detail in (
+            error_details_pb2.ErrorInfo(reason="UNKNOWN_HOST", metadata={"host": "strong-cnn"}),
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    {"field": "spec.host.name", "description": "there is no such host"}
+                ]
+            ),
+            error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=2)),
+        ):
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        await context.abort_with_status(rpc_status.to_status(status))
+        raise AssertionError
+
+    async def GetRun(self, request: GetRunRequest, context: Any) -> GetRunResponse:
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not yours")
+        raise AssertionError
+
+
+def fragile_trainer() -> FragileTrainer:
+    return FragileTrainer()  # type: ignore[abstract]  # the other calls answer UNIMPLEMENTED
+
+
+@asynccontextmanager
+async def trainer_of(servicer: FragileTrainer) -> AsyncIterator[Trainer]:
+    server = grpc.aio.server()
+    add_TrainerServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with Trainer(f"127.0.0.1:{port}") as trainer:
+            yield trainer
+    finally:
+        await server.stop(None)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_RETRY_S", 0.01)
+
+
+async def test_a_watch_goes_on_after_each_break_with_the_last_sequence_it_saw() -> None:
+    servicer = fragile_trainer()
+    async with trainer_of(servicer) as trainer:
+        seen = [event.sequence async for event in trainer.watch("r")]
+    assert seen == [1, 2, 3, 4, 5]
+    assert servicer.asked == [0, 2, 4]
+
+
+async def test_a_watch_that_is_refused_for_good_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_PATIENCE_S", 0)
+    servicer = fragile_trainer()
+    async with trainer_of(servicer) as trainer:
+        with pytest.raises(ServiceError, match="gone"):
+            _ = [event async for event in trainer.watch("r")]
+
+
+async def test_an_error_says_its_reason_its_facts_and_the_fields_that_are_to_blame() -> None:
+    async with trainer_of(fragile_trainer()) as trainer:
+        with pytest.raises(ServiceError) as caught:
+            await trainer.start(RunSpec())
+    error = caught.value
+    assert (error.code, error.reason) == ("INVALID_ARGUMENT", "UNKNOWN_HOST")
+    assert error.metadata == {"host": "strong-cnn"}
+    assert error.retry_after_s == 2
+    assert error.is_transient
+    assert str(error) == (
+        "the host is unknown (UNKNOWN_HOST)\n  spec.host.name: there is no such host"
+    )
+
+
+async def test_an_error_without_details_still_says_what_there_is() -> None:
+    async with trainer_of(fragile_trainer()) as trainer:
+        with pytest.raises(ServiceError) as caught:
+            await trainer.get("r")
+    assert str(caught.value) == "not yours (PERMISSION_DENIED)"
+    assert not caught.value.is_transient
+
+
+async def test_nobody_at_an_address_is_said_with_the_address() -> None:
+    async with Trainer("127.0.0.1:1") as trainer:
+        with pytest.raises(ServiceError, match=r"no service answers at 127\.0\.0\.1:1"):
+            await trainer.get("r")
