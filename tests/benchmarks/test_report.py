@@ -1,0 +1,40 @@
+"""The report of benchmarks fails rather than leave a row out."""
+
+import pytest
+from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, row_of
+
+DECLARED = {"name": "a", "unit": "s", "reference": "b", "better": "lower", "bar": 1.5}
+PAIRS = Measurement(values=(2.0, 4.0, 3.0, 3.0, 9.0), reference_values=(2.0, 2.0, 2.0, 2.0, 3.0))
+
+
+def test_a_row_is_the_median_of_its_pairs_with_the_spread_beside_it() -> None:
+    row = row_of(DECLARED, PAIRS)
+    assert (row.value, row.reference_value, row.ratio) == (3.0, 2.0, 1.5)
+    assert row.holds
+    assert row.ratio_spread == (1.0, 3.0)
+
+
+def test_a_row_above_its_bar_does_not_hold() -> None:
+    assert not row_of({**DECLARED, "bar": 1.4}, PAIRS).holds
+    assert row_of({**DECLARED, "bar": 1.4, "better": "higher"}, PAIRS).holds
+
+
+def test_a_row_without_a_measurement_fails() -> None:
+    with pytest.raises(KeyError, match="without a measurement: \\['a'\\]"):
+        report({}, [DECLARED])
+
+
+def test_a_measurement_without_a_row_fails() -> None:
+    with pytest.raises(KeyError, match="'z'"):
+        report({"a": PAIRS, "z": PAIRS}, [DECLARED])
+
+
+def test_fewer_than_five_repetitions_are_no_measurement() -> None:
+    with pytest.raises(ValueError, match=str(LEAST_REPETITIONS)):
+        Measurement(values=(1.0,) * 4, reference_values=(1.0,) * 4)
+
+
+def test_every_declared_row_has_all_it_needs() -> None:
+    for declared in load_rows():
+        assert {"name", "what", "unit", "reference", "better", "bar"} == set(declared)
+        assert declared["better"] in {"lower", "higher"}

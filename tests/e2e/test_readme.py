@@ -1,0 +1,30 @@
+"""A newcomer who types the README's commands gets what it says."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from tests.e2e.readme import ROOT, compose_commands, local_commands
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("command", local_commands())
+def test_a_command_of_the_readme_succeeds(command: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    print(done.stdout[-4000:])
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def test_the_readme_shows_the_demonstration_and_the_containers() -> None:
+    assert "make demo" in local_commands()
+    # tests/e2e/test_compose.py runs these.
+    assert [command.split()[2] for command in compose_commands()] == ["up", "--profile", "down"]
