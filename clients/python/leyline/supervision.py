@@ -119,6 +119,9 @@ class Supervisor:
         }
         self._failure: asyncio.Future[None] | None = None
         self._arbiter: Any = None
+        self._stopping = asyncio.Event()
+        self._starting: asyncio.Future[Any] | None = None
+        self._looking_after: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Supervisor:
         try:
@@ -138,11 +141,11 @@ class Supervisor:
             ServiceFailed: a service cannot be kept running.
         """
         assert self._failure is not None
-        await asyncio.shield(self._failure)
-
-    def restarts(self, name: str) -> int:
-        """Return how often a service had to be started again."""
-        return max(0, len(self._lives[name].starts) - 1)
+        assert self._looking_after is not None
+        waited_for = {self._failure, self._looking_after}
+        done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            await ended
 
     def kill(self) -> None:
         """Kill what still runs, without grace."""
@@ -165,13 +168,23 @@ class Supervisor:
             [self._watcher(life) for life in self._lives.values()],
             f"ipc://{self._sockets.name}/control",
             f"ipc://{self._sockets.name}/events",
-            check_delay=_CHECK_INTERVAL_S,
+            # Not by circus itself, which complains aloud when its look comes while it is busy.
+            check_delay=-1,
             loop=IOLoop.current(),
         )
         # Signals are the business of whoever uses this class.
         self._arbiter.ctrl.sys_hdl.stop()
-        await self._arbiter.start()
+        self._starting = asyncio.ensure_future(self._arbiter.start())
+        await asyncio.shield(self._starting)  # circus cannot be stopped while it starts
+        self._looking_after = asyncio.create_task(self._look_after())
         await self._until_all_listen()
+
+    async def _look_after(self) -> None:
+        """Start again what has died, until the end."""
+        while not self._stopping.is_set():
+            await self._arbiter.manage_watchers()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _CHECK_INTERVAL_S)
 
     async def _until_all_listen(self) -> None:
         assert self._failure is not None
@@ -186,25 +199,15 @@ class Supervisor:
                     raise ServiceFailed(life.service.name, reason, life.log, life.tail)
 
     async def _stop(self) -> None:
+        self._stopping.set()
+        if self._starting is not None:
+            await self._starting
+        if self._looking_after is not None:
+            await self._looking_after
         if self._arbiter is not None:
-            await self._stop_arbiter()
+            await self._arbiter.stop()
+            await asyncio.sleep(0)  # circus closes its own sockets in a callback
         self._sockets.cleanup()
-
-    async def _stop_arbiter(self) -> None:
-        from circus.exc import ConflictError
-
-        if self._arbiter.ctrl.caller is not None:
-            self._arbiter.ctrl.caller.stop()  # no more periodic looks, which would find it busy
-        while True:
-            try:
-                # Refused while circus is in the middle of its periodic look at the processes.
-                stopped = self._arbiter.stop()
-            except ConflictError:
-                await asyncio.sleep(0.05)
-            else:
-                break
-        await stopped
-        await asyncio.sleep(0)  # circus closes its own sockets in a callback
 
     def _watcher(self, life: _Life) -> Any:
         from circus.watcher import Watcher

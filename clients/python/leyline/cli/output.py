@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 _ADDRESSES = Addresses()
 _PANEL = "Connection"
+_PIPE_WIDTH = 240  # nothing is folded for a program, or for grep
 
 KasminaAt = Annotated[
     str,
@@ -99,7 +100,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console = Console(highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(table)
 
 
 def changed(content: dict[str, Any], changes: Iterable[str], message: Message) -> None:
