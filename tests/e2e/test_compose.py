@@ -94,7 +94,7 @@ def test_the_stack_comes_up_healthy_runs_the_demo_and_keeps_its_experience(stack
     print(stack.type(demo)[-3000:])
     before = experience(stack)
     assert int(before["transitions"]) > 0
-    assert int(before["episodes"]) == int(before["episodesEnded"])
+    assert int(before["episodes"]) == int(before["episodes_ended"])
 
     stack.type(down)
     stack.type(up)
