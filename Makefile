@@ -76,6 +76,10 @@ format: $(READY) ## Format the code, and mend what ruff can
 bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+.PHONY: study-first-blend
+study-first-blend: $(READY) $(DESCRIPTORS) ## Measure what a seed's first blending interval costs, in full (half an hour)
+	$(BIN)/python tests/studies/first_blend.py --seeds 5 --out docs/findings/first-blend.json $(ARGS)
+
 .PHONY: proto
 proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract
 

@@ -54,9 +54,6 @@ class ErrorCode(Enum):
     RUN_EXISTS = ErrorSpec(
         StatusCode.ALREADY_EXISTS, "run {run_id!r} exists already with another specification"
     )
-    RUN_FINISHED = ErrorSpec(
-        StatusCode.FAILED_PRECONDITION, "run {run_id!r} has finished: it is {state}"
-    )
     EPISODE_NOT_FOUND = ErrorSpec(
         StatusCode.NOT_FOUND, "run {run_id!r} has no episode {episode_index}"
     )
@@ -68,9 +65,6 @@ class ErrorCode(Enum):
         StatusCode.ABORTED,
         "fence {fence} of episode {episode_index} of run {run_id!r} is stale: "
         "another trainer has begun it again",
-    )
-    STEP_OUT_OF_ORDER = ErrorSpec(
-        StatusCode.FAILED_PRECONDITION, "step {step} came where step {expected_step} was expected"
     )
     TRANSITION_CONFLICT = ErrorSpec(
         StatusCode.ALREADY_EXISTS,

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from chassis.logging import bind_call
 from kasmina import run_spec
 from kasmina.dataset import Dataset
 from kasmina.decider import Answer, Decider, EpisodeTerms
@@ -42,12 +43,13 @@ class EpisodeSetting:
 
     Attributes:
         spec: filled in.
-        threads: that the trainer computes with.
+        device, threads: that the trainer computes with.
     """
 
     run_id: str
     spec: RunSpec
     dataset: Dataset
+    device: str
     threads: int
     journal: Journal
     state: StateDirectory
@@ -102,7 +104,8 @@ class Episode:
             path = self._setting.state.root / checkpoint.path
             self._prune(path)
             return GrowthTrainer.load(path, self._setting.dataset)
-        config = run_spec.trainer_config(self._setting.spec, self._index, self._setting.threads)
+        setting = self._setting
+        config = run_spec.trainer_config(setting.spec, self._index, setting.threads, setting.device)
         try:
             return GrowthTrainer(config, self._setting.dataset)
         except ValueError as error:
@@ -125,6 +128,7 @@ class Episode:
         record = self._control.persist(
             lambda: self._journal.episodes.begin(beginning, event, self._setting.run_id)
         )
+        bind_call(policy_version=record.policy_version)
         if known is None or trainer.interval == 0:
             checkpoint = self._save(trainer)
             self._control.persist(

@@ -92,7 +92,9 @@ def check(spec: RunSpec, settings: KasminaSettings) -> None:
     _check_data(spec, settings)
 
 
-def trainer_config(spec: RunSpec, episode_index: int, threads: int) -> TrainerConfig:
+def trainer_config(
+    spec: RunSpec, episode_index: int, threads: int, device: str = "cpu"
+) -> TrainerConfig:
     """Settings of one episode of a filled-in specification. Raises ValueError where a value cannot
     be.
     """
@@ -118,6 +120,7 @@ def trainer_config(spec: RunSpec, episode_index: int, threads: int) -> TrainerCo
         ),
         blueprint_choice="fixed",
         precision="bf16" if bf16 else "fp32",
+        device=device,
         threads=threads,
     )
 

@@ -30,8 +30,8 @@ _DISK_POLL_S = 0.5
 
 _EXAMPLES = """examples:
   leyline serve kasmina
-  leyline serve kasmina --listen 127.0.0.1:0 --port-file /tmp/kasmina.address --state-dir
-  /tmp/kasmina leyline serve kasmina --policy default=127.0.0.1:50052 --policy mine=127.0.0.1:60000
+  leyline serve kasmina --listen 127.0.0.1:0 --port-file kasmina.address --state-dir kasmina
+  leyline serve kasmina --policy default=127.0.0.1:50052 --policy mine=127.0.0.1:60000
 
 Every setting is a variable, too: LEYLINE_KASMINA_LISTEN, LEYLINE_KASMINA_STATE_DIR and so on. Flags
 win.

@@ -12,6 +12,7 @@ import grpc
 
 from chassis.drain import Drain
 from chassis.errors import ErrorCode, LeylineError, Violation
+from chassis.logging import bind_call
 from kasmina import run_spec
 from kasmina.dataset_errors import DatasetCorrupt, DatasetNotFound
 from kasmina.disk import Disk, DiskFull
@@ -46,6 +47,7 @@ from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer
 
 _CHUNK_BYTES = 256 * 1024
 _DEFAULT_PAGE = 50
+_TOKEN_DIGITS = 18  # what SQLite counts with
 _BAD_TOKEN = Violation("page_token", "must be the next_page_token of an earlier answer")
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -76,6 +78,7 @@ class TrainerServicer(TrainerServiceServicer):
         spec = run_spec.fill_in(request.spec, self._settings)
         await asyncio.to_thread(run_spec.check, spec, self._settings)
         run_id = request.run_id or f"run-{uuid.uuid4().hex[:12]}"
+        bind_call(run_id=run_id)
         try:
             self._disk.require_room()
             record = await asyncio.to_thread(
@@ -169,12 +172,14 @@ class TrainerServicer(TrainerServiceServicer):
             yield piece
 
     async def _run(self, run_id: str) -> RunRecord:
+        bind_call(run_id=run_id)
         record = await asyncio.to_thread(self._journal.runs.get, run_id)
         if record is None:
             raise LeylineError(ErrorCode.RUN_NOT_FOUND, run_id=run_id)
         return record
 
     async def _finished_episode(self, run_id: str, episode_index: int) -> EpisodeRecord:
+        bind_call(episode=episode_index)
         episode = await asyncio.to_thread(self._journal.episodes.get, run_id, episode_index)
         if episode is None or episode.network_sha256 is None:
             raise LeylineError(
@@ -212,6 +217,6 @@ async def _pieces(
 def _page_start(token: str) -> int | None:
     if not token:
         return None
-    if not token.isascii() or not token.isdigit():
+    if not (token.isascii() and token.isdigit() and len(token) <= _TOKEN_DIGITS):
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[_BAD_TOKEN])
     return int(token)

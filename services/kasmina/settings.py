@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -39,6 +40,8 @@ class KasminaSettings(ServerSettings):
     """How long the start of an episode waits for a policy that is away."""
     experience_timeout_s: float = Field(default=2.0, gt=0, le=600)
     """How long the start of an episode waits for the experience service to pin a policy version."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the worker computes. Untested on cuda."""
     threads: int = Field(default=1, ge=1)
     """Threads that the worker computes with. Results are repeatable bit for bit with the same
     number only.

@@ -110,6 +110,7 @@ def _play(
             run_id=run.run_id,
             spec=spec,
             dataset=dataset,
+            device=settings.device,
             threads=settings.threads,
             journal=journal,
             state=state,

@@ -81,12 +81,14 @@ class ExperienceServicer(ExperienceServiceServicer):
         self, request: GetIngestCursorRequest, context: Context
     ) -> GetIngestCursorResponse:
         """Say how much of an episode is stored."""
+        bind_call(run_id=request.run_id, episode=request.episode_index)
         return await asyncio.to_thread(self._store.cursor, request.run_id, request.episode_index)
 
     async def ReadEpisodes(
         self, request: ReadEpisodesRequest, context: Context
     ) -> AsyncIterator[ReadEpisodesResponse]:
         """Stream what is stored, a page at a time."""
+        bind_call(run_id=request.run_id)
         pages = self._reader.read(request)
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             for record in page:
@@ -99,6 +101,7 @@ class ExperienceServicer(ExperienceServiceServicer):
         self, request: GetStatisticsRequest, context: Context
     ) -> GetStatisticsResponse:
         """Count what is stored."""
+        bind_call(run_id=request.run_id)
         return await asyncio.to_thread(self._reader.statistics, request.run_id)
 
 

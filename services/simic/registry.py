@@ -284,7 +284,7 @@ def _not_found(policy_version: str) -> LeylineError:
 
 
 def _ordinal_of(page_token: str) -> int:
-    if not (page_token.isascii() and page_token.isdigit()):
+    if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
         raise LeylineError(
             ErrorCode.INVALID_ARGUMENT,
             violations=[Violation("page_token", "must come from the page before")],

@@ -126,16 +126,34 @@ async def test_killed_between_a_decision_and_its_application_the_same_decision_i
 ) -> None:
     await stack.up("simic", "tamiyo")
     await stack.up("kasmina", LEYLINE_KASMINA_CRASH_AT="decision-journalled:0:6")
+    crashes = "SELECT crashes FROM runs WHERE run_id = 'killed'"
+    undecided = "SELECT decision FROM steps WHERE run_id = 'killed' AND step = 6"
     async with Trainer(stack.addresses["kasmina"]) as trainer:
         await trainer.start(digits(horizon=12), "killed")
+        # The worker is dead between the two; now the service, too.
+        await eventually(lambda: stack.count(stack.journal, crashes) == 1, "the worker's death")
+        stack.kill("kasmina")
+        written_down = stack.ask(stack.journal, undecided)
+        assert len(written_down) == 1
+        await stack.up("kasmina")
         await finish(trainer, "killed")
+        assert stack.ask(stack.journal, undecided) == written_down
+        assert await latencies(trainer, "killed", step=6) == [None], "the policy was not asked anew"
         await trainer.start(digits(horizon=12), "undisturbed")
         await finish(trainer, "undisturbed")
     await all_stored_once(stack)
-    assert "decision-journalled" in stack.tail("kasmina") or stack.ask(
-        stack.journal, "SELECT crashed_after FROM runs WHERE run_id = 'killed'"
-    ) == [(6,)]
     assert await story(stack, "killed") == await story(stack, "undisturbed")
+
+
+async def latencies(trainer: Trainer, run_id: str, step: int) -> list[float | None]:
+    """How long the decision of a step took, for each time that it was carried out."""
+    return [
+        event.step_decided.latency.ToTimedelta().total_seconds()
+        if event.step_decided.HasField("latency")
+        else None
+        async for event in trainer.watch(run_id)
+        if event.HasField("step_decided") and event.step_decided.step_id.step == step
+    ]
 
 
 async def story(stack: Stack, run_id: str) -> list[bytes]:

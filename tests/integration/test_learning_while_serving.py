@@ -83,6 +83,7 @@ async def test_versions_change_between_episodes_while_tamiyo_serves(stack: Stack
         Learner(stack.addresses["simic"]) as learner,
         Trainer(stack.addresses["kasmina"]) as trainer,
     ):
+        print(f"data set: {dataset().name}")
         await learner.start(TrainingPlan(preset="demo", seed=5), "lesson")
         await serving(stack)
         bystander = OpenStream(stack.addresses["tamiyo"])
@@ -160,11 +161,13 @@ def check_transitions(stack: Stack) -> None:
         stack.store,
         """SELECT e.run_id, e.episode_index, t.step FROM episodes e JOIN transitions t
            ON t.episode_id = e.id ORDER BY 1, 2, 3""",
+        say=True,
     )
     taken = stack.ask(
         stack.journal,
         """SELECT run_id, episode_index, step FROM steps WHERE completed_at IS NOT NULL
            ORDER BY 1, 2, 3""",
+        say=True,
     )
     print(f"\nsteps taken {len(taken)}, transitions stored {len(stored)}")
     assert stored == taken

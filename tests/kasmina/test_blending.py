@@ -1,9 +1,8 @@
 """What a seed's first blending interval costs, against a twin that waits.
 
-The short form of tests/benchmarks/first_blend.py, which holds the bar itself (one point, in the
-median of five seeds, on CIFAR-100) and whose results are in docs/findings/first-blend.md. With
-fewer seeds or images there is more chance in a single number, so the short forms allow for it; a
-seed that has grown out of bounds costs 13 points and more.
+The bar: at most one point, in the median of five seeds, at every slot, also when it is grown from
+the first interval on. These are the short forms of tests/studies/first_blend.py, whose results on
+more images and at more times of growing are in docs/findings/first-blend.md.
 """
 
 from __future__ import annotations
@@ -53,6 +52,17 @@ def differences(config: TrainerConfig, dataset: Dataset, folder: Path) -> dict[s
     return costs
 
 
+def assert_the_bar_holds(dataset: Dataset, folder: Path, **settings: int) -> None:
+    by_slot: dict[str, list[float]] = {}
+    for seed in range(5):
+        config = TrainerConfig(seed=seed, threads=1, **settings)  # type: ignore[arg-type]
+        for slot_id, points in differences(config, dataset, folder).items():
+            by_slot.setdefault(slot_id, []).append(points)
+    medians = {slot_id: statistics.median(points) for slot_id, points in by_slot.items()}
+    print(f"{dataset.name}: points by slot {by_slot}, medians {medians}")
+    assert min(medians.values()) >= -1.0, (medians, by_slot)
+
+
 def test_alpha_rises_with_every_optimiser_step(stripes: Dataset) -> None:
     config = TrainerConfig(
         channels=(4, 6, 8), batch_size=16, interval_batches=5, blend_intervals=2, threads=1
@@ -71,22 +81,14 @@ def test_the_first_blend_on_digits_costs_at_most_a_point_in_the_median_of_five(
     tmp_path: Path,
 ) -> None:
     dataset = load_dataset(DatasetSettings("digits", validation_images=400))
-    by_slot: dict[str, list[float]] = {}
-    for seed in range(5):
-        config = TrainerConfig(seed=seed, batch_size=32, threads=1)
-        for slot_id, points in differences(config, dataset, tmp_path).items():
-            by_slot.setdefault(slot_id, []).append(points)
-    medians = {slot_id: statistics.median(points) for slot_id, points in by_slot.items()}
-    assert min(medians.values()) >= -1.0, (medians, by_slot)
+    assert_the_bar_holds(dataset, tmp_path, batch_size=32)
 
 
-def test_the_first_blend_on_cifar_100_is_no_blow_to_a_network_grown_from_the_start(
+def test_the_first_blend_on_cifar_100_costs_at_most_a_point_in_the_median_of_five(
     tmp_path: Path,
 ) -> None:
     try:
-        dataset = load_dataset(DatasetSettings("cifar100", validation_images=2_500))
-    except DatasetNotFound:
-        return  # this machine has none; the digits above have been tested
-    costs = differences(TrainerConfig(interval_batches=40, threads=1), dataset, tmp_path)
-    assert statistics.median(costs.values()) >= -2.0, costs
-    assert min(costs.values()) >= -4.0, costs
+        dataset = load_dataset(DatasetSettings("cifar100", validation_images=5_000))
+    except DatasetNotFound as missing:
+        pytest.skip(str(missing))
+    assert_the_bar_holds(dataset, tmp_path, interval_batches=40)

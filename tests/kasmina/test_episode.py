@@ -159,6 +159,7 @@ def stage(tmp_path: Path, stripes: Dataset) -> Iterator[Build]:
             run_id="run",
             spec=spec,
             dataset=stripes,
+            device="cpu",
             threads=1,
             journal=journal,
             state=state,

@@ -1,6 +1,6 @@
 """What does a seed's first blending interval cost, against a twin that waits?
 
-    python tests/benchmarks/first_blend.py --seeds 5 --out docs/findings/first-blend.json
+    python tests/studies/first_blend.py --seeds 5 --out docs/findings/first-blend.json
 
 A seed is germinated, trains for one interval on the shadow path and begins to blend. The validation
 accuracy after its first blending interval is compared with that of the twin, the same episode
