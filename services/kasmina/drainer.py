@@ -10,8 +10,10 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import grpc
+from google.rpc.status_pb2 import Status
 
 from chassis.errors import ErrorCode
 from chassis.logging import get_logger
@@ -33,6 +35,9 @@ _LONGEST_BACKOFF_S = 3.0
 _FENCE_ATTEMPTS = 5
 
 _WANTS_FENCE = frozenset((ErrorCode.STALE_FENCE.name, ErrorCode.EPISODE_NOT_BEGUN.name))
+# What BeginEpisode answers where asking again would not help. Anything else is tried again: an
+# episode that is laid aside is gone for the learner.
+_FOR_GOOD = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION))
 _PASSING = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -82,12 +87,41 @@ class Drainer:
         batch = await asyncio.to_thread(self._journal.outbox.head, _BATCH_ITEMS, _BATCH_BYTES)
         if not batch:
             return False
-        items = await self._addressed(batch)
+        welcome = await self._without_unwelcome(batch)
+        if not welcome:
+            return True
+        items = await self._addressed(welcome)
         if self._stream is None:
             self._stream = self._client.record()
         rejected = await self._stream.send(items, _ANSWER_S)
-        await self._settle(batch, items, rejected)
+        await self._settle(welcome, items, rejected)
         return True
+
+    async def _without_unwelcome(self, batch: Sequence[OutboxItem]) -> Sequence[OutboxItem]:
+        """The batch without the items of episodes that the service will not begin, which are laid
+        aside: they must not hold up the others.
+        """
+        refusals: dict[tuple[str, int], Refusal | None] = {}
+        for entry in batch:
+            episode = (entry.run_id, entry.episode_index)
+            if episode in refusals:
+                continue
+            refusals[episode] = None
+            try:
+                await self._fence(*episode)
+            except RemoteError as error:
+                if error.status not in _FOR_GOOD:
+                    raise
+                refusals[episode] = _refusal(entry, error)
+        refused = [
+            replace(refusal, sequence=entry.sequence)
+            for entry in batch
+            if (refusal := refusals[entry.run_id, entry.episode_index]) is not None
+        ]
+        if refused:
+            await asyncio.to_thread(self._journal.outbox.settle, [], refused)
+        unwelcome = {refusal.sequence for refusal in refused}
+        return [entry for entry in batch if entry.sequence not in unwelcome]
 
     async def _addressed(self, batch: Sequence[OutboxItem]) -> list[ExperienceItem]:
         """The batch with sequences and fences; begins the episodes that have none yet."""
@@ -153,14 +187,7 @@ class Drainer:
             if await self._may_be_sent_again(entry, fence, error):
                 again.append(entry)
             else:
-                _log.error(
-                    "item refused",
-                    run_id=entry.run_id,
-                    episode=entry.episode_index,
-                    reason=str(error),
-                )
-                reason = error.reason or error.status.name
-                refusals.append(Refusal(entry.sequence, reason, rejection.error))
+                refusals.append(replace(_refusal(entry, error), error=rejection.error))
         left = {entry.sequence for entry in again} | {refusal.sequence for refusal in refusals}
         acknowledged = [entry.sequence for entry in batch if entry.sequence not in left]
         await asyncio.to_thread(self._journal.outbox.settle, acknowledged, refusals)
@@ -180,7 +207,12 @@ class Drainer:
             )
             # The worker, or an item before this one, may have got a higher fence meanwhile.
             if record is None or record.fence is None or record.fence <= fence:
-                await self._begin(entry.run_id, entry.episode_index)
+                try:
+                    await self._begin(entry.run_id, entry.episode_index)
+                except RemoteError as refused:
+                    if refused.status not in _FOR_GOOD:
+                        raise
+                    return False
             return True
         if error.status in _PASSING:
             raise error
@@ -190,3 +222,10 @@ class Drainer:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _refusal(entry: OutboxItem, error: RemoteError) -> Refusal:
+    """What keeps an item out of the experience service for good; also told to the log."""
+    _log.error("item refused", run_id=entry.run_id, episode=entry.episode_index, reason=str(error))
+    status = Status(code=error.status.value[0], message=error.message)
+    return Refusal(entry.sequence, error.reason or error.status.name, status)

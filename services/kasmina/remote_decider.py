@@ -67,7 +67,8 @@ class RemoteDecider:
         info = self._introduction()
         if info is None:
             return Beginning("", False, terms.policy_version, self._neighbours.mode, None)
-        _check_fit(info, terms)
+        if info.policy_version and terms.policy_version in (None, info.policy_version):
+            _check_fit(info, terms)  # of another version its own answers will tell
         begun = self._begun(info, terms)
         if begun is None:
             return Beginning(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,8 @@ class TrainerServicer(TrainerServiceServicer):
         self._disk = disk
         self._supervisor = supervisor
         self._drain = drain
-        self._evaluations = asyncio.Semaphore(1)
+        # One at a time, whatever callers lose patience: each holds a whole data set in memory.
+        self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
 
     async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
         """Queues a run."""
@@ -150,11 +153,10 @@ class TrainerServicer(TrainerServiceServicer):
         settings = run_spec.dataset_settings(record.spec, self._settings.data, self._settings.cache)
         network = self._state.network(request.run_id, request.episode_index)
         try:
-            # One at a time: each holds a whole data set in memory.
-            async with self._evaluations:
-                facts = await asyncio.to_thread(
-                    evaluate, network, settings, on_test_split=request.split == SPLIT_TEST
-                )
+            facts = await asyncio.get_running_loop().run_in_executor(
+                self._evaluations,
+                partial(evaluate, network, settings, on_test_split=request.split == SPLIT_TEST),
+            )
         except DatasetNotFound as error:
             raise run_spec.not_found(error) from error
         except DatasetCorrupt as error:

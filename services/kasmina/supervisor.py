@@ -8,7 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chassis.logging import get_logger
 from kasmina.disk import DiskFull
@@ -103,13 +103,13 @@ class Supervisor:
     async def _follow(self, process: Process, run_id: str) -> str | None:
         assert process.stdin is not None
         assert process.stdout is not None
-        # Where the service listens is no matter of its worker.
-        settings = self._settings.model_dump(mode="json", exclude={"listen", "port_file"})
+        # All of them: what is left out the worker would take from the environment, flags or not.
+        settings = self._settings.model_dump(mode="json")
         order = {"run_id": run_id, "settings": settings}
         process.stdin.write(json.dumps(order).encode() + b"\n")
         crash = None
         async for line in process.stdout:
-            report = json.loads(line)
+            report = _report(line)
             if "disk_full" in report:
                 self.disk_full = report["disk_full"]
             crash = report.get("crash", crash)
@@ -122,6 +122,15 @@ class Supervisor:
             except DiskFull as full:
                 self.disk_full = str(full)
                 await asyncio.sleep(_DISK_POLL_S)
+
+
+def _report(line: bytes) -> dict[str, Any]:
+    """What a worker says; nothing where its death has cut the line."""
+    try:
+        report: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return report
 
 
 async def _kill(process: Process) -> None:

@@ -40,7 +40,8 @@ class ExperienceStore:
     def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
-        The first call pins the version that is active then, where the policy follows the registry.
+        The first call pins the version that is active then, where the policy follows the registry;
+        one that policy servers have refused is passed over.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape.
@@ -48,7 +49,7 @@ class ExperienceStore:
         with self._database.write() as connection:
             row = _find_episode(connection, request.run_id, request.episode_index)
             if row is None:
-                pinned = registry.active_version(connection) if request.follows_registry else None
+                pinned = registry.version_to_pin(connection) if request.follows_registry else None
                 _insert_episode(connection, request, pinned)
                 return BeginEpisodeResponse(
                     fence=1, policy_version=pinned, mode=request.mode, next_step=0

@@ -36,6 +36,7 @@ REPORTS_SHOWN = 100
 REGISTERED = "registered"
 ACTIVATED = "activated"
 REPORTED = "reported"
+_PIN_CANDIDATES = 100  # activations to look back over for one that is served
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,35 @@ def active_version(connection: Connection) -> str | None:
         .order_by(policy_events.c.sequence.desc())
         .limit(1)
     ).scalar_one_or_none()
+
+
+def version_to_pin(connection: Connection) -> str | None:
+    """The newest activated version that no policy server has refused; the active one where all have
+    been. None before the first activation.
+
+    A server that refuses a version serves the one before, and so do the episodes that begin then:
+    pinned to the refused one, they would be decided by nobody.
+    """
+    activated = connection.execute(
+        select(policy_events.c.policy_version)
+        .where(policy_events.c.kind == ACTIVATED)
+        .order_by(policy_events.c.sequence.desc())
+        .limit(_PIN_CANDIDATES)
+    ).scalars()
+    versions = list(dict.fromkeys(activated))
+    served = (version for version in versions if not _is_refused(connection, version))
+    return next(served, versions[0] if versions else None)
+
+
+def _is_refused(connection: Connection, policy_version: str) -> bool:
+    """Whether the newest report about a version says so."""
+    payload = connection.execute(
+        select(policy_events.c.payload)
+        .where(policy_events.c.kind == REPORTED, policy_events.c.policy_version == policy_version)
+        .order_by(policy_events.c.sequence.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return payload is not None and not WatchPoliciesResponse.FromString(payload).reported.accepted
 
 
 def register(

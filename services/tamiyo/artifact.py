@@ -25,8 +25,12 @@ from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading
 
 BATCH_ROWS = 32
-GOLDEN_TOLERANCE = 1e-5
-"""Largest admitted difference to a golden output, absolute where it is below 1, else relative."""
+GOLDEN_TOLERANCE = 1e-4
+"""Largest admitted difference to a golden output, absolute where it is below 1, else relative.
+
+Golden outputs are exact, the graph computes in float32: with weights a few times those of a fresh
+network its rounding alone comes to 1e-5.
+"""
 
 _INPUT = "observation"
 _OUTPUTS = ("type_logits", "slot_logits", "value")

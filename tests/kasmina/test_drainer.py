@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,18 +42,22 @@ SPEC = RunSpec(
 def journal_with(path: Path, steps: int, fence: int | None = None) -> Journal:
     """A journal whose outbox has the steps of an episode, and its end."""
     journal = Journal(path)
-    journal.runs.create("run", SPEC, SPEC, queue_limit=1)
-    journal.runs.take("run")
+    add_run(journal, "run", steps, fence)
+    return journal
+
+
+def add_run(journal: Journal, run_id: str, steps: int, fence: int | None = None) -> None:
+    journal.runs.create(run_id, SPEC, SPEC, queue_limit=1)
+    journal.runs.take(run_id)
     beginning = Beginning("coin", True, None, SELECTION_MODE_SAMPLED, fence)
-    journal.episodes.begin(beginning, EpisodeBegan(episode_index=0), "run")
+    journal.episodes.begin(beginning, EpisodeBegan(episode_index=0), run_id)
     for step in range(steps):
-        name = step_id("run", 0, step)
+        name = step_id(run_id, 0, step)
         journal.episodes.write_decision(name, fallback(name, "away"), None)
         transition = Transition(step_id=name)
         transition.facts.validation_correct = bytes(2000)
         journal.episodes.complete(transition, StepCompleted(step_id=name), Checkpoint(0, ""))
-    journal.runs.end("run", RUN_STATE_CANCELLED, "enough")
-    return journal
+    journal.runs.end(run_id, RUN_STATE_CANCELLED, "enough")
 
 
 @pytest.fixture
@@ -171,6 +176,27 @@ async def test_a_fence_that_never_fits_does_not_hold_up_the_others(journal: Jour
         await drained(journal, address)
     assert [reason for _, reason in journal.outbox.refused("run")] == ["STALE_FENCE"]
     assert len(experience.transitions) == 8
+
+
+async def test_an_episode_that_the_service_will_not_begin_does_not_hold_up_the_others(
+    tmp_path: Path,
+) -> None:
+    class Particular(Experience):
+        async def BeginEpisode(self, request, context):  # type: ignore[no-untyped-def]
+            if request.run_id == "run":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "of another shape")
+            return await super().BeginEpisode(request, context)
+
+    journal = journal_with(tmp_path / "journal.sqlite3", steps=3)
+    add_run(journal, "other", steps=2)
+    experience = Particular()
+    async with serving(experience) as address:
+        await drained(journal, address)
+    assert {reason for _, reason in journal.outbox.refused("run")} == {"INVALID_ARGUMENT"}
+    assert len(journal.outbox.refused("run")) == 4, "three steps and an end"
+    assert not journal.outbox.refused("other")
+    assert {run_id for run_id, _, _ in experience.transitions} == {"other"}
+    journal.close()
 
 
 async def test_a_passing_refusal_is_tried_again(journal: Journal) -> None:

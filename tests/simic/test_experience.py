@@ -115,6 +115,17 @@ def test_a_bad_item_is_refused_alone_with_the_rule_that_it_breaks(
     assert experience.cursor("run", 0).next_step == 1
 
 
+def test_a_time_that_no_calendar_has_is_refused_alone(experience: ExperienceStore) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    items = script.items()
+    items[1].transition.completed_at.seconds = 2**62
+    items[-1].episode_end.ended_at.seconds = 2**62
+    outcomes = experience.record(items)
+    refused = ErrorCode.INVALID_ARGUMENT
+    assert codes(outcomes) == [None, refused, None, refused]
+
+
 def with_another_fingerprint(transition: Transition) -> None:
     transition.spec_fingerprint = FINGERPRINT
 

@@ -204,6 +204,21 @@ def test_an_episode_keeps_the_version_that_was_active_when_it_first_began(
     assert not experience.begin(heuristic).HasField("policy_version")
 
 
+def test_an_episode_is_not_pinned_to_a_version_that_a_policy_server_refused(
+    registry: PolicyRegistry, experience: ExperienceStore
+) -> None:
+    good, bad = version(1), version(2)
+    for learned in (good, bad):
+        registry.register(learned.manifest, learned.artifact)
+        registry.activate(learned.manifest.policy_version, "")
+    name = bad.manifest.policy_version
+    registry.report(PolicyReport(policy_version=name, reason="GOLDEN_MISMATCH"))
+    begun = experience.begin(Script(index=0).begin())
+    assert begun.policy_version == good.manifest.policy_version
+    registry.report(PolicyReport(policy_version=name, accepted=True))
+    assert experience.begin(Script(index=1).begin()).policy_version == name
+
+
 async def upload(
     client: Client, learned: LearnedVersion, *, size: int = 10_000, keep: int | None = None
 ) -> RegisterPolicyResponse:

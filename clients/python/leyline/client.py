@@ -131,15 +131,19 @@ class Client:
     ) -> AsyncIterator[Event]:
         """Yield events after a sequence, each once, calling again after each break."""
         loop = asyncio.get_running_loop()
-        last_heard = loop.time()
+        reached = loop.time()
         while True:
+            called = loop.time()
             try:
                 async for event in self._stream(call(after)):
-                    after, last_heard = event.sequence, loop.time()
+                    after, reached = event.sequence, loop.time()
                     yield event
                 return
             except ServiceError as error:
-                if not error.is_transient or loop.time() - last_heard > _PATIENCE_S:
+                now = loop.time()
+                if now - called > _PATIENCE_S:
+                    reached = now  # a call that stood so long was with a service that is there
+                if not error.is_transient or now - reached >= _PATIENCE_S:
                     raise
             await asyncio.sleep(_RETRY_S)
 

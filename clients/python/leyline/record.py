@@ -141,9 +141,10 @@ class RunRecord:
             episode.policy_version = episode.policy_version or step.policy_version
         elif kind == "step_completed":
             step_id = event.step_completed.step_id
-            self.episodes[step_id.episode_index].steps[
-                step_id.step
-            ].completed = event.step_completed
+            # A watch that began in the middle may not have seen the decision.
+            known = self._episode(step_id.episode_index).steps.get(step_id.step)
+            if known is not None:
+                known.completed = event.step_completed
         elif kind == "episode_ended":
             ended = event.episode_ended
             name = Termination.Name(ended.termination).removeprefix("TERMINATION_")
