@@ -177,6 +177,7 @@ class Episode:
             lambda: self._journal.episodes.write_decision(step_id, answer.decided, pin)
         )
         if pin is not None and record.policy_version is None:
+            bind_call(policy_version=pin)
             record = self._journal.episodes.get(step_id.run_id, self._index) or record
         return answer, record
 
