@@ -14,14 +14,14 @@ from chassis.process import ConfigurationError, StartupError
 from chassis.process import main as run_service
 from chassis.server import Server
 from chassis.settings import load
-from kasmina.database import SchemaTooNew
-from kasmina.disk import Disk, DiskFull
-from kasmina.drainer import Drainer
-from kasmina.experience_client import ExperienceClient
-from kasmina.journal import Journal
+from kasmina.runs.database import SchemaTooNew
+from kasmina.runs.disk import Disk, DiskFull
+from kasmina.runs.drainer import Drainer
+from kasmina.runs.experience_client import ExperienceClient
+from kasmina.runs.journal import Journal
+from kasmina.runs.state_directory import StateDirectory, StateDirectoryBusy
+from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
-from kasmina.state_directory import StateDirectory, StateDirectoryBusy
-from kasmina.supervisor import Supervisor
 from leyline.v1.trainer_pb2_grpc import add_TrainerServiceServicer_to_server
 
 SERVICE_NAME = "leyline.v1.TrainerService"

@@ -15,17 +15,17 @@ import grpc
 from chassis.drain import Drain
 from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.logging import bind_call
-from kasmina import run_spec
-from kasmina.dataset_errors import DatasetCorrupt, DatasetNotFound
-from kasmina.disk import Disk, DiskFull
-from kasmina.episode_log import EpisodeRecord
-from kasmina.evaluation import evaluate
-from kasmina.journal import Journal
-from kasmina.run_log import QueueFull, RunExists, RunRecord
-from kasmina.run_message import run_message
+from kasmina.data.errors import DatasetCorrupt, DatasetNotFound
+from kasmina.runs import run_spec
+from kasmina.runs.disk import Disk, DiskFull
+from kasmina.runs.episode_log import EpisodeRecord
+from kasmina.runs.journal import Journal
+from kasmina.runs.run_log import QueueFull, RunExists, RunRecord
+from kasmina.runs.run_message import run_message
+from kasmina.runs.state_directory import StateDirectory
+from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
-from kasmina.state_directory import StateDirectory
-from kasmina.supervisor import Supervisor
+from kasmina.training.evaluation import evaluate
 from leyline.v1.trainer_pb2 import (
     SPLIT_TEST,
     CancelRunRequest,

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kasmina.augmentation import Augmentation, normalise
-from kasmina.dataset import Dataset, DatasetSettings, load_dataset
-from kasmina.host import HostShape, build_host
-from kasmina.order import BatchOrder
+from kasmina.data.dataset import Dataset, DatasetSettings, load_dataset
+from kasmina.network.host import HostShape, build_host
+from kasmina.training.augmentation import Augmentation, normalise
+from kasmina.training.order import BatchOrder
 
 BATCH = 100
 INTERVAL_BATCHES = 50

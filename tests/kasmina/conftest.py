@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kasmina.dataset import Dataset, ImageSplit
+from kasmina.data.dataset import Dataset, ImageSplit
 
 CLASSES = 4
 

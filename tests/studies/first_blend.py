@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kasmina.configuration import TrainerConfig
-from kasmina.dataset import Dataset, DatasetSettings, load_dataset
-from kasmina.slot import Action, Stage
-from kasmina.trainer import GrowthTrainer
+from kasmina.data.dataset import Dataset, DatasetSettings, load_dataset
+from kasmina.network.slot import Action, Stage
+from kasmina.training.configuration import TrainerConfig
+from kasmina.training.trainer import GrowthTrainer
 
 BAR_POINTS = -1.0
 """Least median difference to the twin, in points of validation accuracy."""

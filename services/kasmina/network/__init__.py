@@ -1,0 +1,1 @@
+"""What grows: hosts, slots, seeds, and the network that they make."""

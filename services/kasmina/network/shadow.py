@@ -1,0 +1,82 @@
+"""The shadow path: how a seed learns before the network sees it.
+
+A seed in TRAINING is trained on downstream(h + f(h)), with h cut off from the host and everything
+downstream frozen: it sees its own effect on the loss, and nothing else changes. (With the cheaper
+straight-through trick, h + s - s.detach(), it would follow a gradient that never answers to it, and
+grow without bound.)
+
+What may not change, and why it does not:
+
+- weights and optimiser state: gradients are computed for the seed's parameters alone and handed
+  back, no `.grad` of anybody else is written;
+- running statistics: batch norms downstream normalise with them, as in validation, and do not move
+  them. With the statistics of the shadow batch instead, a seed is renormalised by what follows it
+  and nothing holds its size. Running statistics cost less, and validation uses them too;
+- random numbers: layers that draw any (dropout) draw from a stream of the shadow pass;
+- numbers: the pass is a graph of its own, so a NaN in the seed stays there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kasmina.network.growth import GrowingNetwork
+from kasmina.network.slot import Slot
+from kasmina.randomness import set_aside
+
+
+@dataclass(frozen=True)
+class ShadowPass:
+    """What a shadow pass found out."""
+
+    gradients: tuple[Tensor, ...]
+    """Gradient for each of the seed's parameters, in their order."""
+    residual: Tensor
+    """f(h), detached: (batch, channels, height, width)."""
+
+
+def shadow_pass(
+    network: GrowingNetwork,
+    slot: Slot,
+    activation: Tensor,
+    loss: Callable[[Tensor], Tensor],
+    autocast: AbstractContextManager[object],
+    seed: int,
+) -> ShadowPass:
+    """Gradient of the loss of downstream(h + f(h)) for the seed in `slot`.
+
+    `activation` is h as the network's own pass in training mode left it at the slot, `loss` turns
+    logits (batch, classes) into a scalar, `autocast` is the precision of the forward pass, `seed`
+    feeds layers that draw random numbers. Call it before the optimiser's step, so that h and what
+    follows it are of one network. Only the seed's own buffers move.
+    """
+    h = activation.detach()
+    module = network.seed(slot)
+    with set_aside(seed, h.device), frozen_statistics(network.downstream_modules(slot)), autocast:
+        residual = module(h)
+        value = loss(network.downstream(slot, h + residual))
+    gradients = torch.autograd.grad(value, list(module.parameters()))
+    return ShadowPass(gradients, residual.detach())
+
+
+@contextlib.contextmanager
+def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Batch norms among `modules` normalise with their running statistics inside, and keep them."""
+    norms = [
+        module
+        for module in modules
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+    ]
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True

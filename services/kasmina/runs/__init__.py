@@ -1,0 +1,1 @@
+"""Runs and their episodes: what is played, written down, sent on and resumed."""

@@ -1,0 +1,74 @@
+"""Who decides: a policy service, with WAIT in its place when it does not answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from kasmina.runs.episode_log import Beginning, Decided
+from leyline.v1.decision_pb2 import (
+    ACTION_TYPE_WAIT,
+    SELECTION_MODE_GREEDY,
+    Decision,
+    DecisionQuery,
+)
+from leyline.v1.snapshot_pb2 import StepId
+from leyline.v1.transition_pb2 import DECIDER_FALLBACK, DECIDER_POLICY
+
+
+@dataclass(frozen=True)
+class EpisodeTerms:
+    """What deciders are told of an episode before it begins.
+
+    Attributes:
+        horizon: decision intervals of the episode.
+        slots: number of slots that the run uses.
+        spec_fingerprint: of the observation spec that snapshots are filled for.
+        policy_version: the version that it is pinned to by an earlier attempt; None where it is
+        not.
+    """
+
+    run_id: str
+    episode_index: int
+    horizon: int
+    slots: int
+    spec_fingerprint: str
+    policy_version: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A decision, and how it came about.
+
+    Attributes:
+        latency_s: seconds from the question to it; None where it was not asked anew.
+    """
+
+    decided: Decided
+    latency_s: float | None
+
+
+class Decider(Protocol):
+    """Decides an episode, step by step."""
+
+    def begin(self, terms: EpisodeTerms) -> Beginning:
+        """Makes ready for an episode."""
+
+    def decide(self, query: DecisionQuery) -> Answer:
+        """What to do now."""
+
+    def end(self) -> None:
+        """Nothing more is asked in the episode."""
+
+
+def fallback(step_id: StepId, reason: str) -> Decided:
+    """The trainer's own decision where nobody else took one."""
+    name = f"fallback/{step_id.run_id}/{step_id.episode_index}/{step_id.step}"
+    decision = Decision(decision_id=name, action_type=ACTION_TYPE_WAIT, mode=SELECTION_MODE_GREEDY)
+    return Decided(decision, DECIDER_FALLBACK, reason[:1024])
+
+
+def by_policy(decision: Decision, asked_at: float) -> Answer:
+    """A policy's decision; `asked_at` is on the monotonic clock."""
+    return Answer(Decided(decision, DECIDER_POLICY, None), time.monotonic() - asked_at)

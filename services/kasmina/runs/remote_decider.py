@@ -1,0 +1,209 @@
+"""Decisions by a policy service, for versions that the experience service pins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from chassis.channel import ChannelSettings, open_channel
+from chassis.logging import get_logger
+from chassis.status import RemoteError
+from kasmina.runs.background_loop import BackgroundLoop
+from kasmina.runs.decider import Answer, EpisodeTerms, by_policy, fallback
+from kasmina.runs.episode_log import Beginning
+from kasmina.runs.experience_client import EpisodeIntroduction, ExperienceClient
+from kasmina.runs.policy_client import PolicyClient, PolicyRefused, PolicyUnavailable
+from kasmina.runs.run_control import RunControl, RunFailed
+from leyline.v1.decision_pb2 import SELECTION_MODE_UNSPECIFIED, DecisionQuery, SelectionMode
+from leyline.v1.experience_pb2 import BeginEpisodeResponse
+from leyline.v1.policy_pb2 import GetPolicyInfoResponse
+
+_log = get_logger(__name__)
+
+T = TypeVar("T")
+
+_RETRY_S = 0.25
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Whom the decider calls, and how long it waits for them.
+
+    Attributes:
+        decision_timeout_s: for a decision, before the trainer goes on with WAIT.
+        policy_grace_s: for a policy that is away when an episode begins.
+        experience_timeout_s: for the pin of an episode's policy version.
+        mode: how actions are drawn, unless the experience service says otherwise.
+        deterministic: wait for ever instead of going on without them.
+    """
+
+    policy: ChannelSettings
+    experience: ChannelSettings
+    decision_timeout_s: float
+    policy_grace_s: float
+    experience_timeout_s: float
+    mode: SelectionMode.ValueType
+    deterministic: bool
+
+
+class RemoteDecider:
+    """A policy service as a decider. Its calls run in `loop`, which the caller ends."""
+
+    def __init__(self, neighbours: Neighbours, loop: BackgroundLoop, control: RunControl) -> None:
+        self._neighbours = neighbours
+        self._loop = loop
+        self._control = control
+        self._policy, self._experience = loop.run(self._connect())
+
+    def begin(self, terms: EpisodeTerms) -> Beginning:
+        """Asks who decides, and for the version that the episode is pinned to.
+
+        Raises:
+            RunFailed: the policy cannot decide for this run.
+            RunCancelled: somebody has asked for the end of a run that waits.
+        """
+        info = self._introduction()
+        if info is None:
+            return Beginning("", False, terms.policy_version, self._neighbours.mode, None)
+        if info.policy_version and terms.policy_version in (None, info.policy_version):
+            _check_fit(info, terms)  # of another version its own answers will tell
+        begun = self._begun(info, terms)
+        if begun is None:
+            return Beginning(
+                info.policy,
+                info.follows_registry,
+                terms.policy_version,
+                self._neighbours.mode,
+                None,
+            )
+        pin = begun.policy_version if begun.HasField("policy_version") else None
+        return Beginning(
+            policy=info.policy,
+            follows_registry=info.follows_registry,
+            policy_version=terms.policy_version or pin,
+            mode=self._neighbours.mode if begun.mode == SELECTION_MODE_UNSPECIFIED else begun.mode,
+            fence=begun.fence,
+        )
+
+    def decide(self, query: DecisionQuery) -> Answer:
+        """The policy's decision, or WAIT where it gives none in time.
+
+        Raises `RunFailed` or `RunCancelled`.
+        """
+        asked_at = time.monotonic()
+        timeout_s = self._neighbours.decision_timeout_s
+
+        def ask() -> Answer:
+            decision = self._loop.run(self._policy.decide(query, timeout_s))
+            return by_policy(decision, asked_at)
+
+        try:
+            return self._patiently(ask) if self._neighbours.deterministic else ask()
+        except PolicyRefused as refused:
+            raise RunFailed(str(refused)) from refused
+        except PolicyUnavailable as unavailable:
+            _log.warning("fallback", step=query.snapshot.step_id.step, reason=str(unavailable))
+            decided = fallback(query.snapshot.step_id, str(unavailable))
+            return Answer(decided, time.monotonic() - asked_at)
+
+    def end(self) -> None:
+        """Ends the episode's stream of questions."""
+        self._loop.run(self._policy.close())
+
+    async def _connect(self) -> tuple[PolicyClient, ExperienceClient]:
+        # A channel belongs to the event loop in which it was opened.
+        policy = PolicyClient(open_channel(self._neighbours.policy))
+        return policy, ExperienceClient(open_channel(self._neighbours.experience))
+
+    def _introduction(self) -> GetPolicyInfoResponse | None:
+        """Who decides; None where the policy stays away longer than the grace."""
+
+        latest: GetPolicyInfoResponse | None = None
+
+        def ask() -> GetPolicyInfoResponse:
+            nonlocal latest
+            latest = self._loop.run(self._policy.info(self._neighbours.decision_timeout_s))
+            if not latest.policy_version:
+                raise PolicyUnavailable("it has no version to decide with yet")
+            return latest
+
+        deadline = time.monotonic() + self._neighbours.policy_grace_s
+        while True:
+            try:
+                return self._patiently(ask) if self._neighbours.deterministic else ask()
+            except PolicyRefused as refused:
+                raise RunFailed(str(refused)) from refused
+            except PolicyUnavailable as unavailable:
+                if time.monotonic() >= deadline:
+                    _log.warning("policy is away", reason=str(unavailable))
+                    return latest
+            self._control.check_cancelled()
+            time.sleep(_RETRY_S)
+
+    def _begun(
+        self, info: GetPolicyInfoResponse, terms: EpisodeTerms
+    ) -> BeginEpisodeResponse | None:
+        """What the experience service said; None where it is away. The outbox's drainer tells it
+        later then.
+        """
+        introduction = EpisodeIntroduction(
+            run_id=terms.run_id,
+            episode_index=terms.episode_index,
+            policy=info.policy,
+            follows_registry=info.follows_registry,
+            mode=self._neighbours.mode,
+            horizon=terms.horizon,
+            slots=terms.slots,
+            spec_fingerprint=terms.spec_fingerprint,
+        )
+
+        def begin() -> BeginEpisodeResponse:
+            return self._loop.run(
+                self._experience.begin_episode(introduction, self._neighbours.experience_timeout_s)
+            )
+
+        try:
+            return self._patiently(begin) if self._neighbours.deterministic else begin()
+        except RemoteError as error:
+            _log.warning("episode is not pinned", reason=str(error))
+            return None
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """The answer, whenever it comes; until then the run is PAUSED and says what for."""
+        while True:
+            try:
+                answer = ask()
+                break
+            except PolicyUnavailable as unavailable:
+                waits_for = f"waiting for the policy at {self._neighbours.policy.target}"
+                self._control.pause(f"{waits_for}: {unavailable}")
+            except RemoteError as error:
+                if not error.is_retryable and error.reason:
+                    raise RunFailed(
+                        f"the experience service refuses the episode: {error}"
+                    ) from error
+                waits_for = (
+                    f"waiting for the experience service at {self._neighbours.experience.target}"
+                )
+                self._control.pause(f"{waits_for}: {error}")
+            time.sleep(_RETRY_S)
+        self._control.go_on()
+        return answer
+
+
+def _check_fit(info: GetPolicyInfoResponse, terms: EpisodeTerms) -> None:
+    """Raises `RunFailed` where the policy cannot decide for the run's observations."""
+    if info.spec_fingerprint != terms.spec_fingerprint:
+        raise RunFailed(
+            f"FINGERPRINT_MISMATCH: policy {info.policy!r} wants observations by spec"
+            f" {info.spec_name!r} ({info.spec_fingerprint[:12]}), the run's have"
+            f" {terms.spec_fingerprint[:12]}; choose another policy or observation_spec"
+        )
+    slots = info.slots
+    if slots.WhichOneof("slots") == "exactly" and slots.exactly != terms.slots:
+        raise RunFailed(
+            f"SLOT_COUNT_MISMATCH: policy {info.policy!r} decides for {slots.exactly} slots,"
+            f" the run has {terms.slots}"
+        )

@@ -1,0 +1,189 @@
+"""One decision interval: so many batches of training, then a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kasmina.data.dataset import Dataset, ImageSplit
+from kasmina.network.growth import GrowingNetwork
+from kasmina.network.shadow import ShadowPass, shadow_pass
+from kasmina.network.slot import Stage
+from kasmina.randomness import NetworkStream, derive_seed
+from kasmina.training.augmentation import Augmentation, normalise
+from kasmina.training.configuration import TrainerConfig
+from kasmina.training.optimizer import GrowthOptimizer
+from kasmina.training.order import BatchOrder
+from kasmina.training.telemetry import IntervalProbe, SlotSigns, bounded
+
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with the batches done and those of the interval. What it raises stops the
+interval."""
+
+
+@dataclass(frozen=True)
+class ValidationFacts:
+    """What a validation found. The loss is bounded; see `kasmina.training.telemetry`."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    accuracy: float
+    """Share of images classified right, in [0, 1]."""
+    images: int
+    correct: bytes
+    """One bit for each image in order, most significant first: 1 where it was classified right."""
+
+
+@dataclass(frozen=True)
+class IntervalFacts:
+    """What an interval cost and gave."""
+
+    train_loss: float
+    """Mean over the interval's images, in nats, label smoothing included."""
+    val_loss: float
+    val_accuracy: float
+    validation_correct: bytes
+    """As in `ValidationFacts`."""
+    training_images: int
+    """Repetitions counted."""
+    validation_images: int
+    seconds: float
+    """Wall time of training and validation."""
+    parameters: int
+    """Of the host with its blending and fossilised seeds."""
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What the training part of an interval found."""
+
+    loss: float
+    """Mean over its images, in nats, label smoothing included; bounded."""
+    images: int
+    signs: dict[str, SlotSigns]
+    """By slot id."""
+
+
+class IntervalTrainer:
+    """Trains a growing network one interval at a time, and validates it."""
+
+    def __init__(
+        self,
+        network: GrowingNetwork,
+        optimizer: GrowthOptimizer,
+        dataset: Dataset,
+        config: TrainerConfig,
+    ) -> None:
+        self._network = network
+        self._optimizer = optimizer
+        self._dataset = dataset
+        self._config = config
+        self._device = torch.device(config.device)
+        self._mean = dataset.mean.to(self._device)
+        self._deviation = dataset.deviation.to(self._device)
+        self._steps = config.steps_of_interval(len(dataset.train))
+        self.order = BatchOrder(
+            len(dataset.train), config.batch_size, derive_seed(config.seed, "order")
+        )
+        self.augmentation = Augmentation(derive_seed(config.seed, "augmentation"))
+        self.stream = NetworkStream(derive_seed(config.seed, "network"), self._device)
+
+    def train(self, on_batch: OnBatch | None) -> TrainingFacts:
+        """Trains one interval."""
+        self._network.train()
+        probe = IntervalProbe(self._network.slots)
+        total = torch.zeros((), device=self._device)
+        with self.stream.lent():
+            for index in range(self._steps):
+                sampled = (self._steps - 1 - index) % self._config.telemetry_every == 0
+                total += self._train_batch(probe if sampled else None)
+                if on_batch is not None:
+                    on_batch(index + 1, self._steps)
+        return TrainingFacts(
+            loss=bounded(float(total) / self._steps),
+            images=self._steps * self._config.batch_size,
+            signs=probe.signs(),
+        )
+
+    @torch.no_grad()
+    def validate(self, split: ImageSplit) -> ValidationFacts:
+        """Loss and accuracy of the network as it stands on all images of `split`."""
+        self._network.eval()
+        total = torch.zeros((), device=self._device)
+        correct: list[Tensor] = []
+        size = self._config.validation_batch_size
+        for images, truth in zip(split.images.split(size), split.labels.split(size), strict=True):
+            labels = truth.to(self._device)
+            with self._autocast():
+                logits = self._network(self._prepared(images))
+            total += functional.cross_entropy(logits.float(), labels, reduction="sum")
+            correct.append(logits.argmax(1) == labels)
+        right = torch.cat(correct).cpu().numpy()
+        return ValidationFacts(
+            loss=bounded(float(total) / len(split)),
+            accuracy=float(right.mean()),
+            images=len(split),
+            correct=np.packbits(right).tobytes(),
+        )
+
+    def _train_batch(self, probe: IntervalProbe | None) -> Tensor:
+        """One optimiser step; the mean loss of its images, detached, where it was computed."""
+        indices = self.order.next_batch()
+        images = self._dataset.train.images[indices]
+        labels = self._dataset.train.labels[indices].to(self._device)
+        if self._dataset.augmented:
+            images = self.augmentation(images)
+
+        def loss_of(logits: Tensor) -> Tensor:
+            return functional.cross_entropy(
+                logits.float(), labels, label_smoothing=self._config.label_smoothing
+            )
+
+        self._optimizer.clear_gradients()
+        with self._autocast():
+            trace = self._network.trace(self._prepared(images))
+            loss = loss_of(trace.logits)
+        loss.backward()
+        apart = self._shadow_passes(trace.activations, loss_of)
+        if probe is not None:
+            residuals = {depth: shadow.residual for depth, shadow in apart.items()}
+            probe.sample(self._network, trace, residuals)
+        self._step(apart)
+        return loss.detach()
+
+    def _shadow_passes(
+        self, activations: tuple[Tensor, ...], loss_of: Callable[[Tensor], Tensor]
+    ) -> dict[int, ShadowPass]:
+        passes = {}
+        for slot in self._network.slots:
+            if slot.stage is Stage.TRAINING:
+                seed = derive_seed(
+                    self._config.seed, "shadow", slot.slot_id, self._optimizer.step_count
+                )
+                passes[slot.depth] = shadow_pass(
+                    self._network, slot, activations[slot.depth], loss_of, self._autocast(), seed
+                )
+        return passes
+
+    def _step(self, apart: dict[int, ShadowPass]) -> None:
+        slots = self._network.slots
+        self._optimizer.step(
+            live=[slot.slot_id for slot in slots if slot.is_live],
+            apart={slots[depth].slot_id: shadow.gradients for depth, shadow in apart.items()},
+        )
+        for slot in slots:
+            slot.count_step()
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return normalise(images.to(self._device), self._mean, self._deviation)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"
+        )
