@@ -54,6 +54,10 @@ class ErrorCode(Enum):
     RUN_EXISTS = ErrorSpec(
         StatusCode.ALREADY_EXISTS, "run {run_id!r} exists already with another specification"
     )
+    EPISODE_DRIVEN = ErrorSpec(
+        StatusCode.ABORTED,
+        "episode {episode_index} of run {run_id!r} is driven by another stream",
+    )
     EPISODE_NOT_FOUND = ErrorSpec(
         StatusCode.NOT_FOUND, "run {run_id!r} has no episode {episode_index}"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kasmina.runs.disk import writing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _PATIENCE_S = 30.0
 
@@ -24,6 +24,8 @@ CREATE TABLE runs (
     run_id TEXT NOT NULL UNIQUE,
     requested BLOB NOT NULL,           -- RunSpec as asked for
     spec BLOB NOT NULL,                -- RunSpec with its defaults
+    compute BLOB,                      -- Compute; NULL until a worker has taken the run
+    driven INTEGER NOT NULL,           -- whether a caller of DriveEpisode decides
     state INTEGER NOT NULL,            -- RunState
     status_message TEXT NOT NULL,
     created_at INTEGER NOT NULL,       -- nanoseconds since 1970, as all times here
@@ -39,6 +41,7 @@ CREATE INDEX runs_by_state ON runs (state, number);
 CREATE TABLE episodes (
     run_id TEXT NOT NULL REFERENCES runs (run_id),
     episode_index INTEGER NOT NULL,
+    origin BLOB NOT NULL,              -- EpisodeOrigin
     policy TEXT NOT NULL,              -- as GetPolicyInfo named it; empty where the policy was away
     follows_registry INTEGER NOT NULL,
     policy_version TEXT,               -- the pin; NULL until a decision where nobody gave one
