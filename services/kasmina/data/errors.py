@@ -13,8 +13,9 @@ class DatasetError(Exception):
 class UnknownDataset(DatasetError, ValueError):
     """No dataset of that name is known."""
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        super().__init__(f"unknown dataset {name!r}; known datasets: {', '.join(known)}")
+    def __init__(self, name: str, known: Sequence[str], looked_in: Sequence[Path] = ()) -> None:
+        places = f"; no folder of that name in {', '.join(map(str, looked_in))}" * bool(looked_in)
+        super().__init__(f"unknown dataset {name!r}; known datasets: {', '.join(known)}{places}")
         self.name = name
         self.known = tuple(known)
 
@@ -36,10 +37,26 @@ class DatasetNotFound(DatasetError):
 class DatasetCorrupt(DatasetError):
     """A file of the dataset does not hold what it should."""
 
+    verdict = "is damaged"
+    remedy = "Replace it with a whole copy."
+
     def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} is damaged: {why}. Replace it with a whole copy.")
+        super().__init__(f"{path} {self.verdict}: {why}. {self.remedy}")
         self.path = path
         self.why = why
+
+
+class DatasetUnsuitable(DatasetCorrupt):
+    """A file of the dataset is sound, and holds what cannot be used."""
+
+    verdict = "cannot be used"
+    remedy = "Change it, or take it away."
+
+
+class ImageSizesDiffer(DatasetUnsuitable):
+    """An image has another size than the rest."""
+
+    remedy = "Set image_size: images are then resized to squares of that side."
 
 
 class DatasetTooSmall(DatasetError, ValueError):
@@ -53,3 +70,25 @@ class DatasetTooSmall(DatasetError, ValueError):
         self.name = name
         self.wanted = wanted
         self.available = available
+
+
+class DatasetTooLarge(DatasetError, ValueError):
+    """The decoded images would take more memory than they may."""
+
+    def __init__(self, name: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"the images of {name} take {size:,} bytes in memory; max_bytes allows {limit:,}."
+            " Set image_size to make them smaller, or raise max_bytes."
+        )
+        self.name = name
+        self.size = size
+        self.limit = limit
+
+
+class PlugInFailed(DatasetError):
+    """A package offers the dataset and does not deliver it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"the package that offers the dataset {name!r} does not deliver it: {why}")
+        self.name = name
+        self.why = why
