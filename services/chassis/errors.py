@@ -78,6 +78,10 @@ class ErrorCode(Enum):
         StatusCode.FAILED_PRECONDITION,
         "episode {episode_index} of run {run_id!r} has ended: {termination} after {steps} steps",
     )
+    NETWORK_UNUSABLE = ErrorSpec(
+        StatusCode.FAILED_PRECONDITION,
+        "the network of episode {episode_index} of run {run_id!r} cannot be used: {problem}",
+    )
 
     # Names that a run asks for
     UNKNOWN_HOST = ErrorSpec(

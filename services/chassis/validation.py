@@ -8,12 +8,11 @@ IGNORE_ALWAYS there, and the servicer checks the items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import protovalidate
 from google.protobuf.message import Message
 
 from chassis.errors import ErrorCode, LeylineError, Violation
+from leyline.rules import field_path
 
 # Whatever else a server speaks (health, reflection) has no rules of ours.
 _PACKAGE = "leyline."
@@ -43,17 +42,4 @@ def check(message: Message) -> None:
 
 def _violation(broken: protovalidate.Violation) -> Violation:
     proto = broken.proto
-    path = _path(proto.field.elements) if proto.field is not None else ""
-    return Violation(field=path, description=proto.message or proto.rule_id, rule=proto.rule_id)
-
-
-def _path(elements: Sequence[protovalidate.FieldPathElementPb]) -> str:
-    """Write a field path as people do: ``slots[0].alpha``, ``facts["name"]``."""
-    path = ""
-    for element in elements:
-        path += f".{element.field_name}" if path else element.field_name
-        subscript = element.subscript
-        if subscript is not None:
-            key = subscript.value
-            path += f'["{key}"]' if isinstance(key, str) else f"[{key}]"
-    return path
+    return Violation(field_path(broken), proto.message or proto.rule_id, rule=proto.rule_id)

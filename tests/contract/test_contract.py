@@ -21,6 +21,8 @@ FILES = [importlib.import_module(f"leyline.v1.{subject}_pb2").DESCRIPTOR for sub
 # Where UNSPECIFIED is an answer: "the default" of what is started, "no reason" of no failure.
 MAY_BE_UNSPECIFIED = {
     "leyline.v1.Execution.no_op_reason",
+    "leyline.v1.GrowthSpec.alpha_schedule",
+    "leyline.v1.GrowthSpec.choice",
     "leyline.v1.PolicySpec.mode",
     "leyline.v1.TrainingSpec.precision",
     "leyline.v1.TrainingSpec.schedule",
