@@ -39,7 +39,7 @@ class Database:
         """Connect to ``url`` and create the tables where there are none.
 
         Raises:
-            StartupError: the URL is not one, the file is no database, or a later release wrote it.
+            StartupError: the URL is not one, the file is no database, or another release wrote it.
         """
         self.url = url
         try:

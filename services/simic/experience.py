@@ -41,7 +41,8 @@ class ExperienceStore:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
         The first call pins the version that is active then, where the policy follows the registry;
-        one that policy servers have refused is passed over.
+        one that policy servers have refused is passed over. What the first call says of the
+        episode's origin is kept.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape.
@@ -143,6 +144,8 @@ def _insert_episode(
             horizon=request.horizon,
             slots=request.slots,
             spec_fingerprint=request.spec_fingerprint,
+            origin=request.origin.SerializeToString() if request.HasField("origin") else None,
+            held_out=request.origin.situation.held_out,
             began_at=moment.now(),
             next_step=0,
             termination=Termination.TERMINATION_UNSPECIFIED,

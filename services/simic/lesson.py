@@ -104,8 +104,9 @@ class Lessons:
     def fresh(self) -> list[Episode]:
         """The next batch, in the order in which its episodes became whole; empty until it is full.
 
-        An episode counts if it came to its horizon, was sampled, and was decided by a version of
-        this training (the one that it began with included); each counts once.
+        An episode counts if it came to its horizon, was sampled, was decided by a version of this
+        training (the one that it began with included), and its situation is not held out for
+        evaluation; each counts once.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
@@ -210,6 +211,7 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
             episodes.c.termination == Termination.TERMINATION_HORIZON,
             episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
             episodes.c.follows_registry,
+            episodes.c.held_out.is_(False),
             episodes.c.slots == plan.slots,
             episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
             episodes.c.decided_by.in_(own_versions),

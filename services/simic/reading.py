@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
     ActionCount,
     EpisodeHead,
@@ -172,6 +173,7 @@ def _head(row: RowMapping) -> EpisodeHead:
         steps=row["stored"],
         spec_fingerprint=row["spec_fingerprint"],
         slots=SlotRequirement(exactly=row["slots"]),
+        origin=None if row["origin"] is None else EpisodeOrigin.FromString(row["origin"]),
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 1
+VERSION = 2
 """Raised by one with each change to a table."""
 
 metadata = MetaData()
@@ -48,6 +48,9 @@ episodes = Table(
     Column("horizon", BigInteger, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("spec_fingerprint", String(64), nullable=False),
+    # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
+    Column("origin", LargeBinary),
+    Column("held_out", Boolean, nullable=False),
     Column("began_at", BigInteger, nullable=False),
     # Transitions stored from step 0 without a gap.
     Column("next_step", BigInteger, nullable=False),

@@ -31,15 +31,19 @@ def test_a_write_that_fails_leaves_nothing(database: Database) -> None:
     with pytest.raises(LookupError):
         fail()
     with database.read() as connection:
-        assert connection.execute(select(schema_version.c.version)).scalars().all() == [1]
+        assert connection.execute(select(schema_version.c.version)).scalars().all() == [2]
 
 
-def test_a_database_of_a_later_release_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 1000])
+def test_a_database_of_another_release_is_refused_with_what_to_do(
+    tmp_path: Path, version: int
+) -> None:
     Database(sqlite_url(tmp_path)).close()
     with sqlite3.connect(tmp_path / "simic.sqlite3") as connection:
-        connection.execute("UPDATE schema_version SET version = 1000")
+        connection.execute("UPDATE schema_version SET version = ?", (version,))
     connection.close()
-    with pytest.raises(StartupError, match="version 1000, and this release knows 1"):
+    words = f"version {version}, and this release knows 2: use the release .* another state"
+    with pytest.raises(StartupError, match=words):
         Database(sqlite_url(tmp_path))
 
 

@@ -72,6 +72,30 @@ def test_an_episode_that_goes_on_has_no_end(reader: ExperienceReader) -> None:
     assert kinds == ["head", "transition", "transition"]
 
 
+def test_a_head_says_what_its_episode_is_made_of_where_the_trainer_said_so(
+    experience: ExperienceStore, reader: ExperienceReader
+) -> None:
+    begin, silent = Script(index=0).begin(), Script(index=1).begin()
+    begin.origin.seeds.initialization = 2**64 - 1
+    begin.origin.situation.duds.append("conv1x1")
+    experience.begin(begin)
+    experience.begin(silent)
+    first, second = [record.head for record in read(reader)]
+    assert first.origin == begin.origin
+    assert not second.HasField("origin")
+
+
+def test_the_origin_that_an_episode_first_began_with_is_kept(
+    experience: ExperienceStore, reader: ExperienceReader
+) -> None:
+    begin, again = Script().begin(), Script().begin()
+    begin.origin.seeds.order = 1
+    again.origin.seeds.order = 2
+    experience.begin(begin)
+    experience.begin(again)
+    assert read(reader)[0].head.origin.seeds.order == 1
+
+
 def test_pages_join_without_a_seam(
     experience: ExperienceStore, reader: ExperienceReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

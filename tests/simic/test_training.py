@@ -42,6 +42,10 @@ def not_whole(_begin: BeginEpisodeRequest, end: EpisodeEnd) -> None:
     end.steps = 4
 
 
+def held_out(begin: BeginEpisodeRequest, _end: EpisodeEnd) -> None:
+    begin.origin.situation.held_out = True
+
+
 class Classroom:
     """A training over a store, with version 1 as the one that it began with."""
 
@@ -135,6 +139,16 @@ def test_a_batch_is_given_when_it_is_full_in_the_order_of_completion(
     classroom.play(3, classroom.name)
     classroom.play(4, classroom.name)
     assert classroom.fresh() == [5, 3]
+
+
+def test_a_learner_refuses_situations_that_are_held_out(classroom: Classroom) -> None:
+    def drawn(begin: BeginEpisodeRequest, _end: EpisodeEnd) -> None:
+        begin.origin.situation.range = "mixed"
+
+    classroom.play(0, classroom.name, held_out)
+    classroom.play(1, classroom.name, drawn)
+    classroom.play(2, classroom.name)
+    assert classroom.fresh() == [1, 2]
 
 
 @pytest.mark.parametrize("change", [greedy, by_another_policy, cancelled, not_whole])
