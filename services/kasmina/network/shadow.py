@@ -12,6 +12,7 @@ What may not change, and why it does not:
 - running statistics: batch norms downstream normalise with them, as in validation, and do not move
   them. With the statistics of the shadow batch instead, a seed is renormalised by what follows it
   and nothing holds its size. Running statistics cost less, and validation uses them too;
+- other buffers: they are copies while the pass runs;
 - random numbers: layers that draw any (dropout) draw from a stream of the shadow pass;
 - numbers: the pass is a graph of its own, so a NaN in the seed stays there.
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kasmina.network.growth import GrowingNetwork
+from kasmina.network.growth import GrowingNetwork, Trace
 from kasmina.network.slot import Slot
 from kasmina.randomness import set_aside
 
@@ -38,45 +39,55 @@ class ShadowPass:
     gradients: tuple[Tensor, ...]
     """Gradient for each of the seed's parameters, in their order."""
     residual: Tensor
-    """f(h), detached: (batch, channels, height, width)."""
+    """f(h), detached, laid out like h."""
 
 
 def shadow_pass(
     network: GrowingNetwork,
     slot: Slot,
-    activation: Tensor,
+    trace: Trace,
     loss: Callable[[Tensor], Tensor],
     autocast: AbstractContextManager[object],
     seed: int,
 ) -> ShadowPass:
     """Gradient of the loss of downstream(h + f(h)) for the seed in `slot`.
 
-    `activation` is h as the network's own pass in training mode left it at the slot, `loss` turns
-    logits (batch, classes) into a scalar, `autocast` is the precision of the forward pass, `seed`
-    feeds layers that draw random numbers. Call it before the optimiser's step, so that h and what
-    follows it are of one network. Only the seed's own buffers move.
+    `trace` is the network's own pass in training mode, `loss` turns logits (batch, classes) into a
+    scalar, `autocast` is the precision of the forward pass, `seed` feeds layers that draw random
+    numbers. Call it before the optimiser's step, so that h and what follows it are of one network.
+    Only the seed's own buffers move.
     """
-    h = activation.detach()
-    module = network.seed(slot)
-    with set_aside(seed, h.device), frozen_statistics(network.downstream_modules(slot)), autocast:
-        residual = module(h)
-        value = loss(network.downstream(slot, h + residual))
-    gradients = torch.autograd.grad(value, list(module.parameters()))
+    h = trace.activations[slot.depth].detach()
+    with set_aside(seed, h.device), kept_buffers(network.downstream_modules(slot)), autocast:
+        residual = network.residual(slot, h)
+        value = loss(network.downstream(slot, h + residual, trace.images))
+    gradients = torch.autograd.grad(value, list(network.seed(slot).parameters()))
     return ShadowPass(gradients, residual.detach())
 
 
 @contextlib.contextmanager
-def frozen_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Batch norms among `modules` normalise with their running statistics inside, and keep them."""
-    norms = [
-        module
-        for module in modules
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
-    ]
+def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Passes through `modules` inside leave their buffers as they are.
+
+    Batch norms normalise with their running statistics. Whatever else has buffers (a spectral norm,
+    say) works on copies that are then dropped.
+    """
+    norms: list[nn.Module] = []
+    buffers: list[tuple[nn.Module, str, Tensor]] = []
+    for module in modules:
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            if module.training:
+                norms.append(module)
+        else:
+            buffers += [(module, *named) for named in module.named_buffers(recurse=False)]
     for norm in norms:
         norm.training = False
+    for owner, name, buffer in buffers:
+        setattr(owner, name, buffer.clone())
     try:
         yield
     finally:
         for norm in norms:
             norm.training = True
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)

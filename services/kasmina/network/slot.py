@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+AlphaSchedule = Literal["linear", "cosine", "sigmoid"]
+"""How alpha rises while a seed blends; see `alpha_at`."""
+
+_SIGMOID_STEEPNESS = 10.0
+"""Of the logistic function over the whole of blending: its middle rises 2.5 times as fast as a
+straight line, its ends a fifteenth as fast."""
 
 
 class Stage(enum.StrEnum):
@@ -73,6 +81,22 @@ _NEXT_STAGE = {
 }
 
 
+def alpha_at(schedule: AlphaSchedule, progress: float) -> float:
+    """Alpha after a share `progress` of blending, both in [0, 1].
+
+    Never falls; 0 and 1 are exactly 0 and 1. "cosine" is half a wave, sin^2(pi p / 2); "sigmoid" a
+    logistic function, cut off at the ends and stretched to meet them.
+    """
+    match schedule:
+        case "linear":
+            return progress
+        case "cosine":
+            return math.sin(0.5 * math.pi * progress) ** 2
+        case "sigmoid":
+            quarter = _SIGMOID_STEEPNESS / 4.0
+            return 0.5 + 0.5 * math.tanh(quarter * (2.0 * progress - 1.0)) / math.tanh(quarter)
+
+
 @dataclass
 class Slot:
     """A place for one seed, and where that seed stands."""
@@ -83,9 +107,13 @@ class Slot:
     """Position from the input on, from 0."""
     blend_steps: int
     """Optimiser steps over which alpha rises from 0 to 1."""
+    alpha_schedule: AlphaSchedule = "linear"
+    """How it rises."""
     stage: Stage = Stage.DORMANT
     blueprint: str | None = None
     """What the seed is; None where there is none."""
+    dud: bool = False
+    """Whether the seed sees nothing, and so has nothing to offer."""
     intervals_in_stage: int = 0
     blend_step: int = 0
     """Optimiser steps taken in BLENDING."""
@@ -99,7 +127,8 @@ class Slot:
         """Weight of the seed in the forward pass now, in [0, 1]."""
         match self.stage:
             case Stage.BLENDING:
-                return min(self.blend_step / self.blend_steps, 1.0)
+                progress = min(self.blend_step / self.blend_steps, 1.0)
+                return alpha_at(self.alpha_schedule, progress)
             case Stage.FOSSILIZED:
                 return 1.0
             case _:
@@ -129,13 +158,19 @@ class Slot:
             return NoOpReason.ALPHA_NOT_REACHED
         return None
 
-    def germinate(self, blueprint: str, accuracy: float) -> None:
+    def germinate(self, blueprint: str, accuracy: float, dud: bool = False) -> None:
         """Puts a seed into the empty slot; `accuracy` is that of the last validation."""
         self._require(Action.GERMINATE)
         self.blueprint = blueprint
+        self.dud = dud
         self.accuracy_at_germination = accuracy
         self.germinations += 1
         self._enter(Stage.GERMINATED)
+
+    def plant(self, blueprint: str, accuracy: float, dud: bool = False) -> None:
+        """Puts a seed into the empty slot that is part of the network at once, and for good."""
+        self.germinate(blueprint, accuracy, dud)
+        self._enter(Stage.FOSSILIZED)
 
     def advance(self) -> None:
         """Moves the seed one stage on."""
@@ -146,6 +181,7 @@ class Slot:
         """Drops the seed and frees the slot."""
         self._require(Action.CULL)
         self.blueprint = None
+        self.dud = False
         self.accuracy_at_germination = None
         self._enter(Stage.DORMANT)
 

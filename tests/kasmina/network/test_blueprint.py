@@ -3,9 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kasmina.network.blueprint import UnknownBlueprint, blueprint_names, parameter_count, plant
+from kasmina.network.blueprint import (
+    UnknownBlueprint,
+    blueprint_names,
+    multiply_adds,
+    output_parameters,
+    parameter_count,
+    plant,
+)
 
-BLUEPRINTS = ("conv1x1", "conv3x3", "depthwise", "squeeze-excite")
+BLUEPRINTS = ("bottleneck", "conv1x1", "conv3x3", "depthwise", "norm", "squeeze-excite")
 
 
 def test_the_blueprints_are_known_by_name() -> None:
@@ -36,6 +43,40 @@ def test_parameter_counts_are_those_of_the_layers() -> None:
     assert parameter_count("conv1x1", 16) == 16 * 16 + norm + 16 * 16 + 16
     assert parameter_count("depthwise", 16) == 9 * 16 + norm + 16 * 16 + 16
     assert parameter_count("squeeze-excite", 16) == (16 * 4 + 4) + (4 * 16 + 16)
+    bottleneck = 16 * 4 + 2 * 4 + 9 * 4 * 4 + 2 * 4 + 4 * 16 + 16
+    assert parameter_count("bottleneck", 16) == bottleneck
+    assert parameter_count("norm", 16) == norm
+
+
+def test_multiply_adds_are_those_of_the_products() -> None:
+    pixels = 8 * 6
+    assert multiply_adds("conv3x3", (16, 8, 6)) == 2 * 9 * 16 * 16 * pixels
+    assert multiply_adds("conv1x1", (16, 8, 6)) == 2 * 16 * 16 * pixels
+    assert multiply_adds("depthwise", (16, 8, 6)) == (9 * 16 + 16 * 16) * pixels
+    assert multiply_adds("bottleneck", (16, 8, 6)) == (16 * 4 + 9 * 4 * 4 + 4 * 16) * pixels
+    assert multiply_adds("squeeze-excite", (16, 8, 6)) == 16 * 4 + 4 * 16
+    assert multiply_adds("norm", (16, 8, 6)) == 0
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_the_last_layer_of_a_fresh_seed_is_found_and_can_learn_at_once(name: str) -> None:
+    seed = plant(name, channels=16, seed=3)
+    outputs = output_parameters(seed)
+    assert outputs == list(seed.parameters())[-2:]
+    (seed(torch.randn(4, 16, 4, 4)) * torch.randn(4, 16, 4, 4)).sum().backward()
+    for parameter in seed.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.any() == any(parameter is output for output in outputs)
+
+
+@pytest.mark.parametrize("name", BLUEPRINTS)
+def test_a_dud_costs_what_the_seed_costs_and_sees_nothing(name: str) -> None:
+    dud, seed = plant(name, channels=8, seed=3, dud=True), plant(name, channels=8, seed=3)
+    assert [p.tolist() for p in dud.parameters()] == [p.tolist() for p in seed.parameters()]
+    for parameter in dud.parameters():
+        parameter.data.normal_()
+    first, second = dud(torch.randn(4, 8, 4, 4)), dud(torch.randn(4, 8, 4, 4))
+    assert torch.equal(first, second)
 
 
 def test_squeeze_and_excite_at_most_doubles_a_channel_and_at_most_silences_it() -> None:
@@ -65,4 +106,4 @@ def test_a_seeds_weights_are_a_function_of_its_seed_and_take_nobody_elses_random
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert torch.equal(first, other) == (name == "norm")  # which has nothing to draw

@@ -6,16 +6,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kasmina.data.dataset import Dataset
+from kasmina.data.images import Dataset
 from kasmina.network.blueprint import blueprint_names, plant
 from kasmina.network.growth import GrowingNetwork
-from kasmina.network.host import HostShape, build_host
+from kasmina.network.host import HostShape, StagedHost
+from kasmina.network.hosts import build_host
 from kasmina.network.slot import Action, NoOpReason, Slot, Stage
-from kasmina.training.configuration import Precision, TrainerConfig
+from kasmina.training.configuration import EpisodeSeeds, Precision, TrainerConfig
 from kasmina.training.trainer import GrowthTrainer
 
 CONFIG = TrainerConfig(
-    seed=2, horizon=20, channels=(4, 6, 8), batch_size=16, blend_intervals=2, threads=1
+    seeds=EpisodeSeeds.of(2),
+    horizon=20,
+    channels=(4, 6, 8),
+    batch_size=16,
+    blend_intervals=2,
+    threads=1,
 )
 
 
@@ -25,12 +31,17 @@ def network(stage: Stage, depth: int, blend_step: int = 0) -> GrowingNetwork:
     slots = [Slot(f"slot-{place}", place, blend_steps=4) for place in range(3)]
     slots[depth] = replace(slots[depth], stage=stage, blend_step=blend_step, blueprint="conv3x3")
     grown = GrowingNetwork(host, slots)
-    seed = plant("conv3x3", host.widths[depth], seed=3)
+    seed = plant("conv3x3", host.sites[depth].width, seed=3)
     generator = torch.Generator().manual_seed(4)
     for parameter in seed.parameters():
         parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     grown.plant(slots[depth], seed)
     return grown
+
+
+def stages(grown: GrowingNetwork) -> list[nn.Module]:
+    assert isinstance(grown.host, StagedHost)
+    return [*grown.host.stages, grown.host.head]
 
 
 def images(count: int = 8) -> Tensor:
@@ -51,9 +62,10 @@ def logits_of(trainer: GrowthTrainer, training: bool, precision: Precision) -> T
 def test_germinating_and_advancing_at_alpha_zero_leave_the_logits_alone(
     stripes: Dataset, depth: int, blueprint: str, precision: Precision, training: bool
 ) -> None:
-    config = replace(CONFIG, blueprints=(blueprint,), precision=precision, interval_batches=3)
+    slot_id = f"slot-{depth}"
+    kinds = {slot_id: blueprint}
+    config = replace(CONFIG, blueprints=kinds, precision=precision, interval_batches=3)
     trainer = GrowthTrainer(config, stripes)
-    slot_id = trainer.slot_ids[depth]
     trainer.train_interval()
     for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
         before = logits_of(trainer, training, precision)
@@ -123,11 +135,12 @@ def test_a_live_seed_adds_alpha_times_its_residual(
 ) -> None:
     grown = network(stage, depth, blend_step).eval()
     h = images()
-    for place, layer in enumerate(grown.host.stages):
+    *parts, head = stages(grown)
+    for place, layer in enumerate(parts):
         h = layer(h)
         if place == depth:
             h = h + alpha * grown.seed(grown.slots[depth])(h)
-    torch.testing.assert_close(grown(images()), grown.host.head(h))
+    torch.testing.assert_close(grown(images()), head(h))
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
@@ -137,7 +150,7 @@ def test_what_follows_a_slot_is_the_rest_of_the_network(depth: int) -> None:
     h = trace.activations[depth]
     if depth in trace.residuals:
         h = h + trace.residuals[depth]
-    torch.testing.assert_close(grown.downstream(grown.slots[depth], h), trace.logits)
+    torch.testing.assert_close(grown.downstream(grown.slots[depth], h, trace.images), trace.logits)
 
 
 def test_layers_before_a_fully_blended_seed_learn_past_it_as_much_as_through_it() -> None:
@@ -153,7 +166,7 @@ def test_layers_before_a_fully_blended_seed_learn_past_it_as_much_as_through_it(
     for model in (grown, grown.host):
         grown.zero_grad()
         model(images()).square().sum().backward()
-        gradient = next(grown.host.stages[0].parameters()).grad
+        gradient = next(stages(grown)[0].parameters()).grad
         assert gradient is not None
         if model is grown:
             through = gradient.clone()

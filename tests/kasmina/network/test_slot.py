@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kasmina.network.slot import Action, NoOpReason, Slot, Stage
+from kasmina.network.slot import Action, AlphaSchedule, NoOpReason, Slot, Stage, alpha_at
 
 ACTIONS = st.sampled_from([Action.GERMINATE, Action.ADVANCE, Action.CULL])
 EVENTS = st.lists(st.one_of(ACTIONS, st.sampled_from(["step", "interval"])), max_size=60)
@@ -88,6 +90,43 @@ def test_alpha_rises_linearly_with_every_step_and_stays_at_one() -> None:
         slot.count_step()
     assert alphas == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     assert slot.obstacle(Action.ADVANCE) is None
+
+
+@given(st.sampled_from(get_args(AlphaSchedule)), st.integers(1, 2000))
+def test_every_schedule_takes_alpha_from_exactly_0_to_exactly_1_and_never_back(
+    schedule: AlphaSchedule, steps: int
+) -> None:
+    alphas = [alpha_at(schedule, step / steps) for step in range(steps + 1)]
+    assert (alphas[0], alphas[-1]) == (0.0, 1.0)
+    assert all(before <= after for before, after in itertools.pairwise(alphas))
+    slot = replace(slot_in(Stage.BLENDING), blend_steps=steps, alpha_schedule=schedule)
+    for alpha in alphas:
+        assert slot.alpha == alpha
+        slot.count_step()
+    assert slot.alpha == 1.0
+    assert slot.obstacle(Action.ADVANCE) is None
+
+
+def test_curved_schedules_begin_and_end_gently_and_meet_the_line_in_the_middle() -> None:
+    for schedule in ("cosine", "sigmoid"):
+        assert alpha_at(schedule, 0.1) < 0.1
+        assert alpha_at(schedule, 0.9) > 0.9
+        assert alpha_at(schedule, 0.5) == pytest.approx(0.5)
+        assert alpha_at(schedule, 0.3) == pytest.approx(1.0 - alpha_at(schedule, 0.7))
+
+
+def test_a_planted_seed_is_there_for_good_at_once() -> None:
+    slot = slot_in(Stage.DORMANT)
+    slot.plant("norm", accuracy=0.1, dud=True)
+    assert (slot.stage, slot.blueprint, slot.dud, slot.alpha) == (
+        Stage.FOSSILIZED,
+        "norm",
+        True,
+        1.0,
+    )
+    assert slot.germinations == 1
+    with pytest.raises(ValueError, match="SLOT_OCCUPIED"):
+        slot.plant("norm", accuracy=0.1)
 
 
 @given(EVENTS)
