@@ -4,42 +4,81 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from kasmina.network.blueprint import check_blueprint
-from kasmina.network.host import check_host
+from kasmina.network.hosts import check_host
+from kasmina.network.slot import AlphaSchedule
+from kasmina.randomness import derive_seed
 from kasmina.training.optimizer import Schedule
 
 BlueprintChoice = Literal["fixed", "round-robin", "random"]
 Precision = Literal["fp32", "bf16"]
+
+DEFAULT_BLUEPRINT = "conv3x3"
+"""What grows in a slot for which nothing else is said."""
+
+
+@dataclass(frozen=True)
+class EpisodeSeeds:
+    """Seeds of what is random in an episode, apart from each other, in [0, 2^63).
+
+    Episodes with the same seed in one respect agree in it, whatever differs otherwise.
+    """
+
+    initialization: int
+    """Of the host's weights."""
+    order: int
+    """Of the order of the images, and of what the network's own layers draw (dropout, say)."""
+    augmentation: int
+    """Of the augmentation of the images."""
+    blueprint: int
+    """Of the choice of blueprints and of the weights of seeds."""
+
+    @classmethod
+    def of(cls, root: int) -> EpisodeSeeds:
+        """All of them derived from one."""
+        return cls(**{part.name: derive_seed(root, part.name) for part in fields(cls)})
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
     """Settings of one episode.
 
-    A value that cannot be is refused with ValueError when the object is made.
+    A value that cannot be is refused with ValueError when the object is made; its message begins
+    with the setting's name. Whether the slots that are named exist is found when the host is built.
     """
 
-    seed: int = 0
-    """All randomness of the episode comes from it: weights, order and augmentation of images,
-    seeds. A twin has the same."""
+    seeds: EpisodeSeeds = field(default_factory=lambda: EpisodeSeeds.of(0))
+    """All randomness of the episode comes from them. A twin has the same."""
     horizon: int = 20
     """Decision intervals of the episode."""
     host: str = "weak-cnn"
     """Name of the host."""
-    channels: tuple[int, ...] = (16, 32, 64)
-    """Width of each of the host's stages. There is a slot after each."""
+    channels: tuple[int, ...] = ()
+    """Width of each of the host's stages; empty: the host's own."""
+    host_options: Mapping[str, str] = field(default_factory=dict)
+    """What else the host is told."""
+    slots: tuple[str, ...] | None = None
+    """Slots that the episode uses, of those that the host has. None: all."""
+    planted: Mapping[str, str] = field(default_factory=dict)
+    """Seeds that are present, fossilised, from step 0 on: blueprint by slot id."""
     batch_size: int = 128
     """Images of an optimiser step; at least 2, for batch norm."""
     interval_batches: int | None = None
-    """Optimiser steps of a decision interval. None: one pass over the training images, in whole
-    batches."""
+    """Optimiser steps of a decision interval. None: `interval_epochs` passes over the training
+    images, in whole batches."""
+    interval_epochs: int = 1
+    """Passes over the training images in a decision interval, unless `interval_batches` says
+    otherwise."""
     learning_rate: float = 0.1
-    """Of the first step, for the host and every seed."""
+    """Highest of the schedule, for the host and every seed."""
     schedule: Schedule = "cosine"
-    """What the learning rate does over the horizon: "cosine" falls to 0, "constant" stays."""
+    """What the learning rate does over the horizon: "cosine" falls to 0, "constant" stays,
+    "constant-then-cosine" stays for `constant_share` of the steps and then falls to 0."""
+    constant_share: float = 0.5
+    """See `schedule`; in [0, 1]."""
     momentum: float = 0.9
     """Nesterov's, in [0, 1)."""
     weight_decay: float = 5e-4
@@ -50,13 +89,21 @@ class TrainerConfig:
     """Share of the target spread over all classes in training, in [0, 1)."""
     blend_intervals: int = 3
     """Decision intervals over which alpha rises to 1."""
-    blueprints: tuple[str, ...] = ("conv3x3",)
-    """What seeds can be."""
+    alpha_schedule: AlphaSchedule = "linear"
+    """How alpha rises."""
     blueprint_choice: BlueprintChoice = "fixed"
-    """"fixed": one blueprint for each slot in order of depth (a single one serves all);
-    "round-robin": each germination takes the next; "random": drawn by the seed of the episode."""
+    """"fixed": `blueprints` has one for each slot; "round-robin": each germination takes the next
+    of `candidates`; "random": each draws one of them, by the episode's blueprint seed."""
+    blueprints: Mapping[str, str] = field(default_factory=dict)
+    """Blueprint by slot id where the choice is fixed; conv3x3 in a slot that is not named."""
+    candidates: tuple[str, ...] = ()
+    """Blueprints to choose from where the choice is not fixed."""
+    duds: tuple[str, ...] = ()
+    """Blueprints whose seeds see nothing, and so learn nothing worth having."""
     precision: Precision = "fp32"
     """"bf16" computes under autocast."""
+    compile: bool = False
+    """Whether torch.compile compiles the host."""
     device: str = "cpu"
     """Where to compute, as torch names it."""
     threads: int | None = None
@@ -69,37 +116,29 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         check_host(self.host)
-        for blueprint in self.blueprints:
+        for blueprint in (
+            *self.blueprints.values(),
+            *self.planted.values(),
+            *self.candidates,
+            *self.duds,
+        ):
             check_blueprint(blueprint)
-        slots = len(self.channels)
-        known = get_args(Schedule), get_args(BlueprintChoice), get_args(Precision)
-        _require(self.schedule in known[0], "schedule", self.schedule, " or ".join(known[0]))
-        _require(
-            self.blueprint_choice in known[1],
-            "blueprint_choice",
-            self.blueprint_choice,
-            " or ".join(known[1]),
-        )
-        _require(self.precision in known[2], "precision", self.precision, " or ".join(known[2]))
-        _require(slots > 0 and min(self.channels) > 0, "channels", self.channels, "positive widths")
-        if self.blueprint_choice == "fixed":
-            _require(
-                len(self.blueprints) in (1, slots),
-                "blueprints",
-                self.blueprints,
-                f"one, or one for each of the {slots} slots",
-            )
-        _require(len(self.blueprints) > 0, "blueprints", self.blueprints, "at least one")
+        self._require_choices()
         self._require_ranges()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainerConfig:
         """The settings that `to_dict` gave. Raises ValueError for names that there are not."""
-        unknown = set(values) - {field.name for field in fields(cls)}
+        unknown = set(values) - {setting.name for setting in fields(cls)}
         if unknown:
             raise ValueError(f"unknown trainer settings: {', '.join(sorted(unknown))}")
-        lists = {name: tuple(values[name]) for name in ("channels", "blueprints") if name in values}
-        return cls(**{**values, **lists})
+        converted = dict(values)
+        for name in ("channels", "slots", "candidates", "duds"):
+            if converted.get(name) is not None:
+                converted[name] = tuple(converted[name])
+        if "seeds" in converted:
+            converted["seeds"] = EpisodeSeeds(**converted["seeds"])
+        return cls(**converted)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
@@ -107,12 +146,28 @@ class TrainerConfig:
 
     def steps_of_interval(self, train_images: int) -> int:
         """Optimiser steps of an interval over that many training images."""
-        return self.interval_batches or max(train_images // self.batch_size, 1)
+        if self.interval_batches is not None:
+            return self.interval_batches
+        return max(self.interval_epochs * train_images // self.batch_size, 1)
+
+    def _require_choices(self) -> None:
+        for name, kind in {
+            "schedule": Schedule,
+            "blueprint_choice": BlueprintChoice,
+            "alpha_schedule": AlphaSchedule,
+            "precision": Precision,
+        }.items():
+            known = get_args(kind)
+            value = getattr(self, name)
+            _require(value in known, name, value, " or ".join(known))
+        if self.blueprint_choice != "fixed":
+            _require(len(self.candidates) > 0, "candidates", self.candidates, "at least one")
 
     def _require_ranges(self) -> None:
         floors: dict[str, int] = {
             "horizon": 1,
             "batch_size": 2,
+            "interval_epochs": 1,
             "blend_intervals": 1,
             "telemetry_every": 1,
             "validation_batch_size": 1,
@@ -122,7 +177,10 @@ class TrainerConfig:
         for name in ("interval_batches", "threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1, or None")
+        positive = all(width > 0 for width in self.channels)
+        _require(positive, "channels", self.channels, "positive widths, or none")
         _require(_positive(self.learning_rate), "learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.constant_share <= 1, "constant_share", self.constant_share, "in [0, 1]")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(
             0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch.nn import functional
 
 from kasmina.data.dataset import DatasetSettings, load_dataset, load_test_split
@@ -28,16 +29,21 @@ class Evaluation:
     images: int
 
 
-def evaluate(network: Path, settings: DatasetSettings, *, on_test_split: bool) -> Evaluation:
-    """Loss and accuracy of a network file on the test split or on the validation split.
+@torch.no_grad()
+def evaluate(
+    network: Path, settings: DatasetSettings, *, on_test_split: bool, device: str = "cpu"
+) -> Evaluation:
+    """Loss and accuracy of a network file on the test split or on the validation split, in fp32.
 
     Raises `DatasetError` or `CheckpointError`.
     """
     grown = read_network(network)
+    grown.network.to(device)
     split = load_test_split(settings) if on_test_split else load_dataset(settings).validation
     loss, right = 0.0, 0
-    for images, labels in zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True):
-        logits = grown.classify(images)
+    for some, truth in zip(split.images.split(_BATCH), split.labels.split(_BATCH), strict=True):
+        labels = truth.to(device)
+        logits = grown.classify(some.to(device))
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())
     return Evaluation(bounded(loss / len(split)), right / len(split), len(split))

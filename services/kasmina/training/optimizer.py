@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "constant-then-cosine"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class OptimizerSettings:
     """How parameters learn."""
 
     learning_rate: float
-    """Of the first step."""
+    """Of the first step, and the highest."""
     momentum: float
     """Nesterov's, in [0, 1); 0 is plain SGD."""
     weight_decay: float
@@ -32,15 +32,22 @@ class OptimizerSettings:
     """Largest gradient norm of a step: of host and live seeds together, of a training seed by
     itself. None: any."""
     schedule: Schedule
-    """Cosine to zero over all of the run's steps, or constant."""
+    """Cosine to zero over all of the run's steps, constant, or the one and then the other."""
     total_steps: int
     """Steps of the whole run."""
+    constant_share: float = 0.0
+    """Of the steps, in [0, 1], after which "constant-then-cosine" begins to fall."""
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of the optimiser step number `step`, from 0."""
         if self.schedule == "constant":
             return self.learning_rate
-        progress = min(step / self.total_steps, 1.0)
+        start = 0.0
+        if self.schedule == "constant-then-cosine":
+            start = self.constant_share * self.total_steps
+        if step <= start or start >= self.total_steps:
+            return self.learning_rate
+        progress = min((step - start) / (self.total_steps - start), 1.0)
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
@@ -84,7 +91,7 @@ class GrowthOptimizer:
         self._clip([parameter for optimizer in network for parameter in _parameters(optimizer)])
         for slot_id, gradients in apart.items():
             parameters = _parameters(self._seeds[slot_id])
-            _assign_finite(parameters, gradients)
+            assign_finite(parameters, gradients)
             self._clip(parameters)
         rate = self.learning_rate
         for optimizer in (*network, *(self._seeds[slot_id] for slot_id in apart)):
@@ -134,7 +141,7 @@ def _parameters(optimizer: torch.optim.SGD) -> list[Tensor]:
     return parameters
 
 
-def _assign_finite(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+def assign_finite(parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Writes the gradients, or zeros for all of them where one is not finite.
 
     A bad batch must not spoil a good seed. No value is read back, so an accelerator need not be

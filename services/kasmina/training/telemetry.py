@@ -7,15 +7,10 @@ fractions in [0, 1]. What is not finite is reported as `BOUND`, the worst that c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from kasmina.network.growth import GrowingNetwork, Trace
-from kasmina.network.slot import Slot, Stage
+from kasmina.network.slot import Stage
 
 BOUND = 1e6
 """Largest loss, norm or ratio that is reported."""
@@ -49,13 +44,21 @@ class SlotReading:
     seed_cost: float
     """Parameters of the seed here, or of the next one, over the bare host's."""
     gradient_norm: float | None
-    """Root mean square, over the parameters of the host's stage that ends at the slot, of the
-    training loss's gradient before clipping; mean over the sampled batches of the interval."""
+    """Root mean square, over the parameters of the host's section that ends at the slot (a stage,
+    or the submodule that was named), of the training loss's gradient before clipping; mean over the
+    sampled batches of the interval. None where the section has none."""
     activation_sparsity: float | None
     """Share of exact zeros in the host's activation at the slot; mean over the sampled batches."""
     output_ratio: float | None
     """Norm of f(h) over the norm of h; mean over the sampled batches. None where no seed computed
     anything."""
+    gradmax_norm: float | None
+    """Norm of the gradient that the last layer of a new seed here would get on the last batch of
+    the interval. The seed is the one here, or the next one, as it would begin; it is no dud, even
+    where seeds of its blueprint are. None where a seed is live."""
+    ablation_delta: float | None
+    """Loss with the seed left out minus loss with it, on a part of the validation images. None
+    where no seed is live."""
 
 
 @dataclass(frozen=True)
@@ -146,59 +149,7 @@ class SlotSigns:
     gradient_norm: float | None = None
     activation_sparsity: float | None = None
     output_ratio: float | None = None
-
-
-class IntervalProbe:
-    """Samples the slots over one interval.
-
-    Values stay where they were computed until the interval is over: an accelerator is not waited
-    for in every batch.
-    """
-
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self._slots = tuple(slots)
-        self._gradient_norms: list[Tensor] = []
-        self._sparsities: list[Tensor] = []
-        self._ratios: dict[int, list[Tensor]] = {}
-
-    @torch.no_grad()
-    def sample(self, network: GrowingNetwork, trace: Trace, apart: dict[int, Tensor]) -> None:
-        """Measures one batch, after its backward pass and before gradients are clipped.
-
-        `apart` has f(h) of the seeds that learn on the shadow path, by depth.
-        """
-        self._gradient_norms.append(
-            torch.stack([root_mean_square_gradient(stage) for stage in network.host.stages])
-        )
-        self._sparsities.append(torch.stack([(h == 0).float().mean() for h in trace.activations]))
-        for depth, residual in {**trace.residuals, **apart}.items():
-            h = trace.activations[depth]
-            ratio = residual.float().norm() / h.float().norm()
-            self._ratios.setdefault(depth, []).append(ratio)
-
-    def signs(self) -> dict[str, SlotSigns]:
-        """Means over the samples, of which there must be one, by slot id."""
-        norms: list[float] = torch.stack(self._gradient_norms).mean(0).tolist()
-        sparsities: list[float] = torch.stack(self._sparsities).mean(0).tolist()
-        ratios = {
-            depth: float(torch.stack(values).mean()) for depth, values in self._ratios.items()
-        }
-        return {
-            slot.slot_id: SlotSigns(
-                gradient_norm=bounded(norms[slot.depth]),
-                activation_sparsity=sparsities[slot.depth],
-                output_ratio=bounded(ratios[slot.depth]) if slot.depth in ratios else None,
-            )
-            for slot in self._slots
-        }
-
-
-def root_mean_square_gradient(module: nn.Module) -> Tensor:
-    """Root mean square of the gradient over the module's parameters: a scalar."""
-    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-    count = sum(gradient.numel() for gradient in gradients)
-    norm: Tensor = torch.stack([gradient.float().norm() for gradient in gradients]).norm()
-    return norm / math.sqrt(count)
+    gradmax_norm: float | None = None
 
 
 def bounded(value: float) -> float:

@@ -14,8 +14,9 @@ processor, with the same number of threads.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,17 +29,17 @@ from kasmina.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from kasmina.data.dataset import Dataset, ImageSplit
-from kasmina.network.blueprint import parameter_count, plant
-from kasmina.network.growth import GrowingNetwork, is_finite
-from kasmina.network.host import Host, HostShape, build_host
-from kasmina.network.slot import EXECUTED, Action, NoOpReason, Outcome, Slot, Stage
-from kasmina.randomness import derive_seed
+from kasmina.data.images import Dataset, ImageSplit
+from kasmina.network.growth import GrowingNetwork
+from kasmina.network.slot import Action, Outcome, Slot
+from kasmina.registry import PlugInBroken
+from kasmina.training.assembly import assemble, host_shape
 from kasmina.training.configuration import TrainerConfig
-from kasmina.training.interval import IntervalFacts, IntervalTrainer, OnBatch, ValidationFacts
-from kasmina.training.network_file import Normalisation, write_network
-from kasmina.training.optimizer import GrowthOptimizer, OptimizerSettings
-from kasmina.training.telemetry import SlotReading, SlotSigns, Snapshot, VitalSigns
+from kasmina.training.interval import IntervalFacts, OnBatch, ValidationFacts, ablation_split
+from kasmina.training.network_file import NetworkFacts, Normalisation, write_network
+from kasmina.training.optimizer import GrowthOptimizer
+from kasmina.training.readings import Readings
+from kasmina.training.telemetry import Snapshot
 
 _EPISODE = "growing episode"
 
@@ -52,24 +53,28 @@ class GrowthTrainer:
         """Builds the host and validates it untrained, or goes on from a checkpoint.
 
         `load` reads a checkpoint from a file. Raises ValueError where the host cannot be built for
-        the images.
+        the images, or does not have the slots that are named.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        shape = HostShape(dataset.shape, dataset.classes, config.channels)
-        host = build_host(config.host, shape, derive_seed(config.seed, "host"))
+        dataset = dataset.to(config.device)
+        slots = None
+        if checkpoint is not None:
+            slots = [Slot.from_state(state) for state in checkpoint.facts["slots"]]
+        parts = assemble(config, dataset, slots)
         self._config = config
         self._dataset = dataset
-        self._host_size = sum(parameter.numel() for parameter in host.parameters())
-        self._network = GrowingNetwork(host, self._empty_slots(host))
-        self._network.to(config.device).to(memory_format=torch.channels_last)
-        self._optimizer = GrowthOptimizer(host, self._optimizer_settings())
-        self._trainer = IntervalTrainer(self._network, self._optimizer, dataset, config)
-        self._interval = 0
-        self._slot_signs = {slot.slot_id: SlotSigns() for slot in self._network.slots}
+        self._ablation_split = ablation_split(dataset.validation)
+        self._network = parts.network
+        self._optimizer = parts.optimizer
+        self._grower = parts.grower
+        self._trainer = parts.interval_trainer
+        self._spending = parts.spending
         if checkpoint is None:
             facts = self._trainer.validate(dataset.validation)
-            self._vital_signs = VitalSigns.of_untrained(facts.loss, facts.accuracy)
+            self._spending.validated(facts.images)
+            self._readings = self._first_readings(facts.loss, facts.accuracy)
+            self._grower.plant_all(facts.accuracy)
         else:
             self._restore(checkpoint)
 
@@ -81,12 +86,12 @@ class GrowthTrainer:
     @property
     def interval(self) -> int:
         """Decision intervals trained so far."""
-        return self._interval
+        return self._readings.interval
 
     @property
     def finished(self) -> bool:
         """Whether the horizon has been reached."""
-        return self._interval >= self._config.horizon
+        return self._readings.finished
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
@@ -113,25 +118,7 @@ class GrowthTrainer:
 
     def snapshot(self) -> Snapshot:
         """What is known now; nothing is measured or changed."""
-        signs = self._vital_signs
-        loss = signs.losses[-1]
-        return Snapshot(
-            epoch=self._interval,
-            global_step=self._optimizer.step_count,
-            train_loss=signs.train_loss,
-            val_loss=loss,
-            val_accuracy=signs.accuracies[-1],
-            plateau_epochs=signs.plateau,
-            best_val_accuracy=signs.best_accuracy,
-            best_val_loss=signs.best_loss,
-            loss_history=signs.losses,
-            accuracy_history=signs.accuracies,
-            time_left=1.0 - self._interval / self._config.horizon,
-            size_ratio=self.parameter_count() / self._host_size,
-            learning_rate=self._optimizer.learning_rate,
-            generalization_gap=None if signs.train_loss is None else loss - signs.train_loss,
-            slots=tuple(self._reading(slot) for slot in self._network.slots),
-        )
+        return self._readings.snapshot(self._optimizer.step_count, self._optimizer.learning_rate)
 
     def apply(self, action: Action, slot_id: str | None = None) -> Outcome:
         """Does `action` at the slot, or nothing where the rules do not allow it.
@@ -139,22 +126,7 @@ class GrowthTrainer:
         `slot_id` is None on WAIT. No action changes what the network computes at once, but CULL of
         a blending seed.
         """
-        if action is Action.WAIT:
-            return EXECUTED
-        slot = next((slot for slot in self._network.slots if slot.slot_id == slot_id), None)
-        if slot is None:
-            return Outcome(NoOpReason.UNKNOWN_SLOT)
-        obstacle = slot.obstacle(action)
-        if obstacle is not None:
-            return Outcome(obstacle)
-        match action:
-            case Action.GERMINATE:
-                return self._germinate(slot)
-            case Action.ADVANCE:
-                return self._advance(slot)
-            case Action.CULL:
-                self._cull(slot)
-                return EXECUTED
+        return self._grower.apply(action, slot_id, self._readings.accuracy)
 
     def train_interval(self, on_batch: OnBatch | None = None) -> IntervalFacts:
         """Trains one decision interval and validates.
@@ -165,20 +137,24 @@ class GrowthTrainer:
         checkpoint is.
         """
         horizon = self._config.horizon
-        if self._interval >= horizon:
+        if self.interval >= horizon:
             raise ValueError(f"the episode has ended at its horizon of {horizon}")
         start = time.perf_counter()
-        training = self._trainer.train(on_batch)
-        self._interval += 1
-        self._slot_signs = training.signs
+        fresh = self._grower.fresh_seeds()
+        training = self._trainer.train(fresh, on_batch)
+        self._spending.trained(training.images)
         for slot in self._network.slots:
-            slot.count_interval()
+            if slot.depth in fresh:
+                blueprint = self._grower.blueprint_at(slot)
+                self._spending.measured(slot.depth, blueprint, self._config.batch_size)
+        self._readings.take(training.signs)
         if self.finished:
-            self._drop_unfossilized()
+            self._grower.drop_unfossilized()
         validation = self._trainer.validate(self._dataset.validation)
-        self._vital_signs = self._vital_signs.after_interval(
-            training.loss, validation.loss, validation.accuracy
-        )
+        self._spending.validated(validation.images)
+        ablations = self._trainer.ablations(self._ablation_split)
+        self._spending.ablated(len(self._ablation_split))
+        self._readings.validated(training.loss, validation.loss, validation.accuracy, ablations)
         return IntervalFacts(
             train_loss=training.loss,
             val_loss=validation.loss,
@@ -188,6 +164,8 @@ class GrowthTrainer:
             validation_images=validation.images,
             seconds=time.perf_counter() - start,
             parameters=self.parameter_count(),
+            multiply_adds=self._spending.of_an_image,
+            multiply_adds_spent=self._spending.spent,
         )
 
     def evaluate(self, split: ImageSplit) -> ValidationFacts:
@@ -202,31 +180,40 @@ class GrowthTrainer:
             f"stream/{index}": state for index, state in enumerate(self._trainer.stream.state())
         }
         tensors["augmentation"] = self._trainer.augmentation.state()
-        facts: dict[str, Any] = {
+        facts = {
             "config": self._config.to_dict(),
             "dataset": self._dataset.digest,
-            "interval": self._interval,
             "steps": self._optimizer.step_count,
             "cursor": self._trainer.order.cursor,
             "slots": [slot.state() for slot in self._network.slots],
-            "slot_signs": {name: asdict(signs) for name, signs in self._slot_signs.items()},
-            "vital_signs": self._vital_signs.state(),
+            "readings": self._readings.state(),
+            "multiply_adds_spent": self._spending.spent,
         }
         write_checkpoint(path, Checkpoint(_EPISODE, tensors, facts))
 
-    def export(self, path: Path) -> None:
-        """Writes the network alone, as `kasmina.training.network_file` reads it. Raises OSError."""
-        config, dataset = self._config, self._dataset
-        shape = HostShape(dataset.shape, dataset.classes, config.channels)
-        mean, deviation = dataset.mean.tolist(), dataset.deviation.tolist()
-        write_network(path, self._network, config.host, shape, Normalisation(mean, deviation))
+    def export(self, path: Path, origin: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Writes the network alone, as `kasmina.training.network_file` reads it.
+
+        `origin` says where it comes from, as JSON can hold it. Raises OSError.
+        """
+        dataset = self._dataset
+        facts = NetworkFacts(
+            host=self._config.host,
+            shape=host_shape(self._config, dataset),
+            normalisation=Normalisation(dataset.mean.tolist(), dataset.deviation.tolist()),
+            dataset=dataset.name,
+            class_names=dataset.class_names,
+            validation_accuracy=self._readings.accuracy,
+            origin=origin,
+        )
+        write_network(path, self._network, facts)
 
     @classmethod
     def load(cls, path: Path, dataset: Dataset) -> GrowthTrainer:
         """The trainer that `save` wrote, on the same dataset.
 
-        Raises `CheckpointNotFound`, `CheckpointCorrupt`, or `CheckpointMismatch` where the images
-        are others.
+        Raises `CheckpointNotFound`, `CheckpointCorrupt`, `CheckpointMismatch` where the images are
+        others, or `PlugInBroken`.
         """
         checkpoint = read_checkpoint(path, _EPISODE)
         try:
@@ -236,109 +223,26 @@ class GrowthTrainer:
                 )
             config = TrainerConfig.from_dict(checkpoint.facts["config"])
             return cls(config, dataset, checkpoint)
+        except PlugInBroken:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointCorrupt(path, f"written by another version ({error!r})") from error
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         facts = checkpoint.facts
-        self._network.slots = tuple(Slot.from_state(state) for state in facts["slots"])
-        for slot in self._network.slots:
-            if slot.blueprint is not None:
-                self._plant(slot, slot.blueprint)
-            if slot.stage is Stage.TRAINING or slot.is_live:
-                self._optimizer.adopt(slot.slot_id, self._network.seed(slot))
+        self._grower.replant()
         self._network.load_state_dict(_under("network/", checkpoint.tensors))
         self._optimizer.restore(_under("moments/", checkpoint.tensors), facts["steps"])
         streams = _under("stream/", checkpoint.tensors)
         self._trainer.stream.restore([streams[str(index)] for index in range(len(streams))])
         self._trainer.augmentation.restore(checkpoint.tensors["augmentation"])
         self._trainer.order.cursor = facts["cursor"]
-        self._interval = facts["interval"]
-        self._vital_signs = VitalSigns.from_state(facts["vital_signs"])
-        self._slot_signs = {name: SlotSigns(**signs) for name, signs in facts["slot_signs"].items()}
+        self._spending.spent = facts["multiply_adds_spent"]
+        self._readings = self._first_readings(loss=0.0, accuracy=0.0)
+        self._readings.restore(facts["readings"])
 
-    def _germinate(self, slot: Slot) -> Outcome:
-        blueprint = self._next_blueprint(slot)
-        slot.germinate(blueprint, self._vital_signs.accuracies[-1])
-        self._plant(slot, blueprint)
-        return Outcome(blueprint=blueprint)
-
-    def _advance(self, slot: Slot) -> Outcome:
-        if slot.stage is Stage.TRAINING and not is_finite(self._network.seed(slot)):
-            return Outcome(NoOpReason.SEED_NOT_FINITE)
-        slot.advance()
-        if slot.stage is Stage.TRAINING:
-            self._optimizer.adopt(slot.slot_id, self._network.seed(slot))
-        return EXECUTED
-
-    def _cull(self, slot: Slot) -> None:
-        slot.cull()
-        self._network.uproot(slot)
-        self._optimizer.release(slot.slot_id)
-
-    def _drop_unfossilized(self) -> None:
-        for slot in self._network.slots:
-            if slot.obstacle(Action.CULL) is None:
-                self._cull(slot)
-
-    def _plant(self, slot: Slot, blueprint: str) -> None:
-        width = self._network.host.widths[slot.depth]
-        seed = derive_seed(self._config.seed, "seed", slot.slot_id, slot.germinations)
-        module = plant(blueprint, width, seed)
-        module.to(self._config.device).to(memory_format=torch.channels_last)
-        self._network.plant(slot, module)
-
-    def _next_blueprint(self, slot: Slot) -> str:
-        """What would grow if the slot were empty and a seed were put in now."""
-        known = self._config.blueprints
-        match self._config.blueprint_choice:
-            case "fixed":
-                return known[slot.depth % len(known)]
-            case "round-robin":
-                return known[sum(other.germinations for other in self._network.slots) % len(known)]
-            case "random":
-                path = ("blueprint", slot.slot_id, slot.germinations)
-                return known[derive_seed(self._config.seed, *path) % len(known)]
-
-    def _reading(self, slot: Slot) -> SlotReading:
-        signs = self._slot_signs[slot.slot_id]
-        accuracy = self._vital_signs.accuracies[-1]
-        before = slot.accuracy_at_germination
-        width = self._network.host.widths[slot.depth]
-        cost = parameter_count(slot.blueprint or self._next_blueprint(slot), width)
-        return SlotReading(
-            slot_id=slot.slot_id,
-            depth=slot.depth,
-            stage=slot.stage,
-            has_seed=slot.has_seed,
-            alpha=slot.alpha,
-            epochs_in_stage=slot.intervals_in_stage,
-            blueprint=slot.blueprint,
-            seed_improvement=None if before is None else accuracy - before,
-            seed_cost=cost / self._host_size,
-            gradient_norm=signs.gradient_norm,
-            activation_sparsity=signs.activation_sparsity,
-            output_ratio=signs.output_ratio if slot.has_seed else None,
-        )
-
-    def _empty_slots(self, host: Host) -> list[Slot]:
-        steps = self._config.steps_of_interval(len(self._dataset.train))
-        return [
-            Slot(f"slot-{depth}", depth, blend_steps=self._config.blend_intervals * steps)
-            for depth in range(len(host.widths))
-        ]
-
-    def _optimizer_settings(self) -> OptimizerSettings:
-        config = self._config
-        steps = config.steps_of_interval(len(self._dataset.train))
-        return OptimizerSettings(
-            learning_rate=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-            schedule=config.schedule,
-            total_steps=config.horizon * steps,
-        )
+    def _first_readings(self, loss: float, accuracy: float) -> Readings:
+        return Readings(self._network, self._grower, self._config.horizon, loss, accuracy)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

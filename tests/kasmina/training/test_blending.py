@@ -1,8 +1,8 @@
 """What a seed's first blending interval costs, against a twin that waits.
 
 The bar: at most one point, in the median of five seeds, at every slot, also when it is grown from
-the first interval on. These are the short forms of tests/studies/first_blend.py, whose results on
-more images and at more times of growing are in docs/findings/first-blend.md.
+the first interval on. These are the short forms of tests/studies/seeding.py, which has more images
+and more times of growing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from kasmina.data.dataset import Dataset, DatasetSettings, load_dataset
+from kasmina.data.dataset import load_dataset
 from kasmina.data.errors import DatasetNotFound
+from kasmina.data.images import Dataset
+from kasmina.data.settings import DatasetSettings
 from kasmina.network.slot import Action, Stage
-from kasmina.training.configuration import TrainerConfig
+from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
 from kasmina.training.telemetry import SlotReading
 from kasmina.training.trainer import GrowthTrainer
 
@@ -37,7 +39,7 @@ def first_blend(trainer: GrowthTrainer, slot_id: str) -> float:
 def differences(config: TrainerConfig, dataset: Dataset, folder: Path) -> dict[str, float]:
     """Grown minus waiting after the first blending interval, in points, by slot."""
     twin = GrowthTrainer(config, dataset)
-    start = folder / f"{config.seed}.safetensors"
+    start = folder / f"{config.seeds.initialization}.safetensors"
     twin.save(start)
     for _ in range(2):
         twin.train_interval()
@@ -55,7 +57,7 @@ def differences(config: TrainerConfig, dataset: Dataset, folder: Path) -> dict[s
 def assert_the_bar_holds(dataset: Dataset, folder: Path, **settings: int) -> None:
     by_slot: dict[str, list[float]] = {}
     for seed in range(5):
-        config = TrainerConfig(seed=seed, threads=1, **settings)  # type: ignore[arg-type]
+        config = TrainerConfig(seeds=EpisodeSeeds.of(seed), threads=1, **settings)  # type: ignore[arg-type]
         for slot_id, points in differences(config, dataset, folder).items():
             by_slot.setdefault(slot_id, []).append(points)
     medians = {slot_id: statistics.median(points) for slot_id, points in by_slot.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.kasmina.network.tiny_hosts import HOSTS
 
 from kasmina.checkpoint import (
     Checkpoint,
@@ -16,21 +17,21 @@ from kasmina.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from kasmina.data.dataset import Dataset
+from kasmina.data.images import Dataset
 from kasmina.network.slot import Action, Stage
-from kasmina.training.configuration import Precision, TrainerConfig
+from kasmina.training.configuration import EpisodeSeeds, Precision, TrainerConfig
 from kasmina.training.network_file import read_network
 from kasmina.training.trainer import GrowthTrainer
 
 CONFIG = TrainerConfig(
-    seed=7,
+    seeds=EpisodeSeeds.of(7),
     horizon=9,
     channels=(4, 6, 8),
     batch_size=20,
     interval_batches=4,
     clip_norm=1.0,
     blend_intervals=2,
-    blueprints=("conv3x3", "depthwise", "squeeze-excite"),
+    candidates=("conv3x3", "depthwise", "squeeze-excite"),
     blueprint_choice="round-robin",
     threads=1,
 )
@@ -71,10 +72,11 @@ def saved(stripes: Dataset, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("host", ["weak-cnn", *HOSTS])
 def test_an_episode_goes_on_bit_for_bit_from_any_of_its_checkpoints(
-    stripes: Dataset, tmp_path: Path, precision: Precision
+    stripes: Dataset, tmp_path: Path, host: str, precision: Precision
 ) -> None:
-    config = replace(CONFIG, precision=precision)
+    config = replace(CONFIG, host=host, precision=precision, **HOSTS.get(host, {}))
     unbroken = GrowthTrainer(config, stripes)
     seen = play(unbroken, until=config.horizon)
     broken = GrowthTrainer(config, stripes)
@@ -196,23 +198,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("host", ["weak-cnn", *HOSTS])
 def test_an_exported_network_computes_what_the_trainers_does(
-    stripes: Dataset, tmp_path: Path
+    stripes: Dataset, tmp_path: Path, host: str
 ) -> None:
     path = tmp_path / "network.safetensors"
-    trainer = GrowthTrainer(CONFIG, stripes)
+    config = replace(CONFIG, host=host, duds=("conv3x3",), **HOSTS.get(host, {}))
+    trainer = GrowthTrainer(config, stripes)
     play(trainer, until=CONFIG.horizon)
-    trainer.export(path)
+    trainer.export(path, {"run_id": "a"})
     grown = read_network(path)
     logits = grown.classify(stripes.validation.images)
-    assert [slot.stage for slot in grown.network.slots] == [
+    assert [slot.stage for slot in grown.network.slots[:3]] == [
         Stage.DORMANT,
         Stage.DORMANT,
         Stage.FOSSILIZED,
     ]
+    assert grown.network.slots[2].dud
     right = (logits.argmax(1) == stripes.validation.labels).float().mean()
     assert float(right) == pytest.approx(trainer.snapshot().val_accuracy)
     assert grown.network.parameter_count() == trainer.parameter_count()
+    assert grown.manifest["validation_accuracy"] == trainer.snapshot().val_accuracy
 
 
 def test_an_exported_network_holds_no_seed_that_takes_no_part(

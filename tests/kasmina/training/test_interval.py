@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,15 +10,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from kasmina.data.dataset import Dataset
-from kasmina.network.slot import Action, NoOpReason
-from kasmina.training.configuration import Precision, TrainerConfig
+from kasmina.data.images import Dataset
+from kasmina.network.slot import Action, NoOpReason, Stage
+from kasmina.training.configuration import EpisodeSeeds, Precision, TrainerConfig
 from kasmina.training.order import BatchOrder
 from kasmina.training.trainer import GrowthTrainer
 
+SLOTS = ("slot-0", "slot-1", "slot-2")
+
 CONFIG = TrainerConfig(
-    seed=3, horizon=6, channels=(4, 6, 8), batch_size=16, interval_batches=4, threads=1
+    seeds=EpisodeSeeds.of(3),
+    horizon=6,
+    channels=(4, 6, 8),
+    batch_size=16,
+    interval_batches=4,
+    threads=1,
 )
 
 
@@ -83,7 +94,9 @@ def test_validation_sees_every_image_whatever_the_batch(stripes: Dataset, batch:
 def test_the_network_trains_again_after_a_validation(stripes: Dataset) -> None:
     trainer = GrowthTrainer(CONFIG, stripes)
     trainer.train_interval()
-    norm = trainer.network.host.stages[0][1]  # type: ignore[index]
+    norm = trainer.network.host.get_submodule("stages.0.1")
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
     before = norm.running_mean.clone()
     trainer.evaluate(stripes.validation)
     assert torch.equal(norm.running_mean, before)
@@ -105,7 +118,9 @@ def test_an_episode_is_a_function_of_its_settings_and_its_actions(
     stripes: Dataset, precision: Precision
 ) -> None:
     def episode(seed: int) -> list[object]:
-        trainer = GrowthTrainer(replace(CONFIG, seed=seed, precision=precision), stripes)
+        trainer = GrowthTrainer(
+            replace(CONFIG, seeds=EpisodeSeeds.of(seed), precision=precision), stripes
+        )
         snapshots: list[object] = []
         for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE, Action.CULL):
             trainer.apply(action, "slot-1")
@@ -165,13 +180,14 @@ def test_blueprints_are_chosen_as_the_settings_say(stripes: Dataset) -> None:
         return chosen
 
     kinds = ("conv3x3", "conv1x1", "depthwise")
-    fixed = replace(CONFIG, blueprints=kinds)
+    fixed = replace(CONFIG, blueprints={"slot-1": "conv1x1", "slot-2": "depthwise"})
     assert grown(fixed) == ["depthwise", "conv3x3", "conv1x1", "conv1x1"]
-    in_turn = replace(fixed, blueprint_choice="round-robin")
+    in_turn = replace(CONFIG, candidates=kinds, blueprint_choice="round-robin")
     assert grown(in_turn) == ["conv3x3", "conv1x1", "depthwise", "conv3x3"]
-    drawn = [grown(replace(fixed, blueprint_choice="random", seed=seed)) for seed in range(6)]
+    drawing = replace(CONFIG, candidates=kinds, blueprint_choice="random")
+    drawn = [grown(replace(drawing, seeds=EpisodeSeeds.of(seed))) for seed in range(6)]
     assert {kind for row in drawn for kind in row} == set(kinds)
-    assert grown(replace(fixed, blueprint_choice="random", seed=0)) == drawn[0]
+    assert grown(replace(drawing, seeds=EpisodeSeeds.of(0))) == drawn[0]
 
 
 @pytest.mark.parametrize(
@@ -183,10 +199,15 @@ def test_blueprints_are_chosen_as_the_settings_say(stripes: Dataset) -> None:
         ({"momentum": 1.0}, "momentum is 1.0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
-        ({"channels": ()}, "channels is"),
-        ({"blueprints": ()}, "blueprints is"),
-        ({"blueprints": ("conv3x3", "conv1x1")}, "one, or one for each of the 3 slots"),
-        ({"blueprints": ("karn",)}, "unknown blueprint 'karn'"),
+        ({"channels": (4, 0)}, "channels is"),
+        ({"blueprint_choice": "random"}, "candidates is (); it must be at least one"),
+        ({"blueprint_choice": "best"}, "blueprint_choice is 'best'"),
+        ({"blueprints": {"slot-0": "karn"}}, "unknown blueprint 'karn'"),
+        ({"planted": {"slot-0": "karn"}}, "unknown blueprint 'karn'"),
+        ({"candidates": ("karn",)}, "unknown blueprint 'karn'"),
+        ({"duds": ("karn",)}, "unknown blueprint 'karn'"),
+        ({"alpha_schedule": "square"}, "alpha_schedule is 'square'"),
+        ({"constant_share": 1.5}, "constant_share is 1.5"),
         ({"host": "resnet"}, "unknown host 'resnet'"),
         ({"schedule": "linear"}, "schedule is 'linear'"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
@@ -196,8 +217,122 @@ def test_blueprints_are_chosen_as_the_settings_say(stripes: Dataset) -> None:
 def test_a_setting_that_cannot_be_is_refused_by_name(
     changes: dict[str, object], complaint: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(complaint)):
         replace(CONFIG, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"slots": ("slot-0", "slot-7")}, "slots names slot-7; the slots are slot-0, slot-1"),
+        ({"blueprints": {"slot-7": "norm"}}, "blueprints names slot-7; the slots are slot-0"),
+        ({"planted": {"slot-7": "norm"}}, "planted names slot-7; the slots are slot-0"),
+        (
+            {"planted": {"slot-0": "norm"}, "slots": ("slot-1",)},
+            "planted names slot-0; the slots are slot-1",
+        ),
+        ({"host_options": {"blok": "2"}}, "host_options has 'blok'"),
+    ],
+)
+def test_what_the_host_does_not_have_is_refused_by_name(
+    stripes: Dataset, changes: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        GrowthTrainer(replace(CONFIG, **changes), stripes)  # type: ignore[arg-type]
+
+
+def test_an_episode_may_use_some_of_the_slots_which_keep_their_depth(stripes: Dataset) -> None:
+    trainer = GrowthTrainer(replace(CONFIG, slots=("slot-2", "slot-0")), stripes)
+    assert trainer.slot_ids == ("slot-0", "slot-2")
+    for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
+        assert trainer.apply(action, "slot-2").executed
+        trainer.train_interval()
+    assert [slot.depth for slot in trainer.snapshot().slots] == [0, 2]
+    assert trainer.apply(Action.GERMINATE, "slot-1").no_op_reason is NoOpReason.UNKNOWN_SLOT
+    everywhere = GrowthTrainer(CONFIG, stripes)
+    for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
+        everywhere.apply(action, "slot-2")
+        everywhere.train_interval()
+    slots = [trainer.snapshot().slots[1], everywhere.snapshot().slots[2]]
+    assert slots[0] == slots[1]
+
+
+def test_planted_seeds_are_part_of_the_network_from_step_0_and_learn(stripes: Dataset) -> None:
+    planted = {"slot-1": "conv3x3", "slot-2": "norm"}
+    trainer = GrowthTrainer(replace(CONFIG, planted=planted), stripes)
+    bare = GrowthTrainer(CONFIG, stripes)
+    first, second, third = trainer.snapshot().slots
+    assert (first.stage, second.stage, third.stage) == (
+        Stage.DORMANT,
+        Stage.FOSSILIZED,
+        Stage.FOSSILIZED,
+    )
+    assert (second.blueprint, third.blueprint) == ("conv3x3", "norm")
+    assert trainer.snapshot().val_loss == bare.snapshot().val_loss
+    assert trainer.parameter_count() > bare.parameter_count()
+    before = trainer.network.seeds.state_dict()["slot-1.3.weight"].clone()
+    trainer.train_interval()
+    assert not torch.equal(trainer.network.seeds.state_dict()["slot-1.3.weight"], before)
+    assert any(name.startswith("slot-1/") for name in trainer.optimizer.state())
+    assert trainer.apply(Action.CULL, "slot-1").no_op_reason is NoOpReason.SEED_FOSSILIZED
+
+
+def test_each_seed_of_an_episode_rules_what_it_is_named_for(stripes: Dataset) -> None:
+    def parts(seeds: EpisodeSeeds) -> dict[str, object]:
+        trainer = GrowthTrainer(replace(CONFIG, seeds=seeds), stripes)
+        weights = trainer.network.host.state_dict()["head.2.weight"].tolist()
+        trainer.apply(Action.GERMINATE, "slot-0")
+        seed = trainer.network.seeds.state_dict()["slot-0.0.weight"].tolist()
+        order = trainer._trainer.order.next_batch().tolist()
+        augmented = trainer._trainer.augmentation(stripes.train.images[:8]).tolist()
+        return {
+            "initialization": weights,
+            "order": order,
+            "augmentation": augmented,
+            "blueprint": seed,
+        }
+
+    base = EpisodeSeeds(1, 2, 3, 4)
+    for name, value in parts(base).items():
+        changed = parts(replace(base, **{name: 9}))
+        assert changed[name] != value
+        others = {other: part for other, part in parts(base).items() if other != name}
+        assert others.items() <= changed.items()
+
+
+def test_a_dud_learns_a_bias_at_best_and_its_state_says_so(stripes: Dataset) -> None:
+    config = replace(CONFIG, duds=("conv1x1",), blueprints=dict.fromkeys(SLOTS, "conv1x1"))
+    trainer = GrowthTrainer(config, stripes)
+    plain = GrowthTrainer(replace(config, duds=()), stripes)
+    for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
+        trainer.apply(action, "slot-1")
+        plain.apply(action, "slot-1")
+        facts, other = trainer.train_interval(), plain.train_interval()
+    assert trainer.network.slots[1].dud
+    assert not plain.network.slots[1].dud
+    h = torch.randn(4, 6, 3, 3)
+    residual = trainer.network.eval().seed(trainer.network.slots[1])(h)
+    assert residual.any()
+    assert torch.equal(residual, residual[:1, :, :1, :1].expand_as(residual))
+    assert facts.parameters == other.parameters
+    assert facts.multiply_adds == other.multiply_adds
+    assert facts.multiply_adds_spent == other.multiply_adds_spent
+
+
+@pytest.mark.skipif(
+    "LEYLINE_GROWTH_STEPS" not in os.environ or shutil.which("g++") is None,
+    reason="compiling takes a minute and a C++ compiler: a part of make test-growth-full",
+)
+def test_a_compiled_host_is_isolated_all_the_same(stripes: Dataset) -> None:
+    config = replace(CONFIG, channels=(4,), interval_batches=1, compile=True)
+    waiting, growing = GrowthTrainer(config, stripes), GrowthTrainer(config, stripes)
+    growing.apply(Action.GERMINATE, "slot-0")
+    growing.apply(Action.ADVANCE, "slot-0")
+    facts, other = waiting.train_interval(), growing.train_interval()
+    assert (facts.train_loss, facts.val_loss) == (other.train_loss, other.val_loss)
+    assert facts.multiply_adds == other.multiply_adds > 0
+    eager = GrowthTrainer(replace(config, compile=False), stripes).train_interval()
+    assert facts.train_loss == pytest.approx(eager.train_loss, rel=1e-3)
 
 
 def test_settings_survive_json_and_unknown_ones_are_refused() -> None:

@@ -71,6 +71,22 @@ def test_the_cosine_ends_at_zero_and_stays_there() -> None:
     assert cosine.learning_rate_at(11) == cosine.learning_rate_at(10)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_rate_can_stay_for_a_share_of_the_steps_before_it_falls(share: float) -> None:
+    both = settings(schedule="constant-then-cosine", constant_share=share)
+    start = round(10 * share)
+    cosine = settings(schedule="cosine", total_steps=10 - start)
+    rates = [both.learning_rate_at(step) for step in range(12)]
+    assert rates[: start + 1] == [0.1] * (start + 1)
+    falling = [cosine.learning_rate_at(step) for step in range(12 - start)]
+    assert rates[start:] == pytest.approx(falling)
+
+
+def test_a_rate_that_stays_for_the_whole_run_never_falls() -> None:
+    constant = settings(schedule="constant-then-cosine", constant_share=1.0)
+    assert {constant.learning_rate_at(step) for step in range(12)} == {0.1}
+
+
 def test_a_seed_that_comes_and_goes_leaves_everyone_elses_moments_alone() -> None:
     host, other, seed = layer(1), layer(2), layer(3)
     optimizer = GrowthOptimizer(host, settings())

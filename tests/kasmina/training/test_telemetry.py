@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kasmina.data.dataset import Dataset
+from kasmina.data.images import Dataset, ImageSplit
+from kasmina.network.host import StagedHost
 from kasmina.network.slot import Action, Stage
 from kasmina.training.augmentation import normalise
-from kasmina.training.configuration import TrainerConfig
+from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
+from kasmina.training.grower import Grower
+from kasmina.training.interval import IntervalTrainer, ablation_split
 from kasmina.training.telemetry import BOUND, VitalSigns, bounded
 from kasmina.training.trainer import GrowthTrainer
 
 CONFIG = TrainerConfig(
-    seed=3,
+    seeds=EpisodeSeeds.of(3),
     horizon=12,
     channels=(4, 6, 8),
     batch_size=16,
@@ -39,6 +42,8 @@ def test_before_the_first_interval_nothing_is_claimed_that_was_not_measured(
         assert slot.activation_sparsity is None
         assert slot.seed_improvement is None
         assert slot.output_ratio is None
+        assert slot.gradmax_norm is None
+        assert slot.ablation_delta is None
 
 
 def test_slots_are_reported_in_order_of_depth(stripes: Dataset) -> None:
@@ -54,17 +59,17 @@ def test_gradient_norm_and_sparsity_are_those_of_the_sampled_batch(stripes: Data
     config = replace(CONFIG, interval_batches=1)
     trainer = GrowthTrainer(config, replace(stripes, augmented=False))
     order = GrowthTrainer(config, stripes)._trainer.order.next_batch()
-    network = GrowthTrainer(config, stripes).network.train()
+    host = GrowthTrainer(config, stripes).network.train().host
+    assert isinstance(host, StagedHost)
     images = normalise(stripes.train.images[order], stripes.mean, stripes.deviation)
     h, sparsities = images, []
-    for stage in network.host.stages:
+    for stage in host.stages:
         h = stage(h)
         sparsities.append(float((h == 0).double().mean()))
-    functional.cross_entropy(network.host.head(h), stripes.train.labels[order]).backward()
+    functional.cross_entropy(host.head(h), stripes.train.labels[order]).backward()
     trainer.train_interval()
-    for slot, stage, sparsity in zip(
-        trainer.snapshot().slots, network.host.stages, sparsities, strict=True
-    ):
+    slots = trainer.snapshot().slots
+    for slot, stage, sparsity in zip(slots, host.stages, sparsities, strict=True):
         gradient = torch.cat([p.grad.flatten() for p in stage.parameters() if p.grad is not None])
         expected = float(gradient.double().square().mean().sqrt())
         assert slot.gradient_norm == pytest.approx(expected, rel=1e-4)
@@ -112,6 +117,68 @@ def test_a_seeds_readings_follow_its_life(stripes: Dataset) -> None:
     assert all(ratio is not None and 0 < ratio < 10 for ratio in ratios[1:])
     assert trainer.snapshot().slots[1].epochs_in_stage == 1
     assert trainer.snapshot().slots[0].epochs_in_stage == 6
+
+
+def test_gradmax_is_measured_where_no_seed_is_live_and_says_nothing_of_duds(
+    stripes: Dataset,
+) -> None:
+    def norms(config: TrainerConfig) -> list[list[float | None]]:
+        trainer = GrowthTrainer(config, stripes)
+        seen = []
+        for action in (Action.WAIT, Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
+            trainer.apply(action, "slot-1")
+            trainer.train_interval()
+            seen.append([slot.gradmax_norm for slot in trainer.snapshot().slots])
+        return seen
+
+    seen = norms(CONFIG)
+    assert all(norm is not None and 0 < norm < 100 for row in seen[:3] for norm in row)
+    assert [norm is None for norm in seen[3]] == [False, True, False]
+    assert norms(replace(CONFIG, duds=("conv3x3",)))[:2] == seen[:2]
+
+
+def test_a_seeds_ablation_is_the_loss_without_it_minus_the_loss_with_it(stripes: Dataset) -> None:
+    trainer = GrowthTrainer(CONFIG, stripes)
+    for action in (Action.GERMINATE, Action.ADVANCE, Action.ADVANCE):
+        trainer.apply(action, "slot-1")
+        assert trainer.snapshot().slots[1].ablation_delta is None
+        trainer.train_interval()
+    first, second, third = trainer.snapshot().slots
+    assert (first.ablation_delta, third.ablation_delta) == (None, None)
+    images = normalise(stripes.validation.images, stripes.mean, stripes.deviation)
+    network = trainer.network.eval()
+    with torch.no_grad():
+        whole = functional.cross_entropy(network(images), stripes.validation.labels)
+        bare = functional.cross_entropy(network.host(images), stripes.validation.labels)
+    assert second.ablation_delta == pytest.approx(float(bare - whole), rel=1e-4)
+    assert second.ablation_delta != 0.0
+
+
+def test_ablations_are_over_a_thousand_images_at_most_from_the_whole_split() -> None:
+    for count in (1, 999, 1000, 1001, 5000):
+        images = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1)
+        part = ablation_split(ImageSplit(images, torch.arange(count)))
+        assert len(part) == len(part.images) == min(count, len(part)) <= 1000
+        assert len(part) > min(count, 1000) // 2
+        assert int(part.labels[-1]) > 0.99 * (count - 1) - 5
+
+
+def test_what_is_measured_beside_training_leaves_no_trace(
+    stripes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played() -> tuple[list[object], dict[str, torch.Tensor], list[torch.Tensor]]:
+        trainer = GrowthTrainer(replace(CONFIG, planted={"slot-0": "conv1x1"}), stripes)
+        facts = [trainer.train_interval() for _ in range(3)]
+        curve: list[object] = [(fact.train_loss, fact.val_loss) for fact in facts]
+        return curve, dict(trainer.network.state_dict()), trainer.random_states()
+
+    measured = played()
+    monkeypatch.setattr(Grower, "fresh_seeds", lambda self: {})
+    monkeypatch.setattr(IntervalTrainer, "ablations", lambda self, split: {})
+    bare = played()
+    assert measured[0] == bare[0]
+    assert all(torch.equal(measured[1][name], bare[1][name]) for name in bare[1])
+    assert all(map(torch.equal, measured[2], bare[2]))
 
 
 def test_cost_and_size_are_relative_to_the_bare_host(stripes: Dataset) -> None:
