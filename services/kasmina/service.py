@@ -14,11 +14,12 @@ from chassis.process import ConfigurationError, StartupError
 from chassis.process import main as run_service
 from chassis.server import Server
 from chassis.settings import load
-from kasmina.runs.database import SchemaTooNew
+from kasmina.runs.database import SchemaMismatch
 from kasmina.runs.disk import Disk, DiskFull
 from kasmina.runs.drainer import Drainer
 from kasmina.runs.experience_client import ExperienceClient
 from kasmina.runs.journal import Journal
+from kasmina.runs.retention import Retention
 from kasmina.runs.state_directory import StateDirectory, StateDirectoryBusy
 from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
@@ -31,6 +32,7 @@ _DISK_POLL_S = 0.5
 _EXAMPLES = """examples:
   leyline serve kasmina
   leyline serve kasmina --listen 127.0.0.1:0 --port-file kasmina.address --state-dir kasmina
+  leyline serve kasmina --parallelism 4 --keep-runs 100
   leyline serve kasmina --policy default=127.0.0.1:50052 --policy mine=127.0.0.1:60000
 
 Every setting is a variable, too: LEYLINE_KASMINA_LISTEN, LEYLINE_KASMINA_STATE_DIR and so on. Flags
@@ -55,13 +57,15 @@ async def serve(settings: KasminaSettings) -> None:
                 await _serve(settings, state, journal)
             finally:
                 journal.close()
-    except (StateDirectoryBusy, SchemaTooNew, DiskFull) as error:
+    except (StateDirectoryBusy, SchemaMismatch, DiskFull) as error:
         raise StartupError(str(error)) from error
 
 
 async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Journal) -> None:
     server = Server(settings, services=[SERVICE_NAME])
-    supervisor = Supervisor(settings, journal)
+    supervisor = Supervisor(settings, state, journal)
+    retention = Retention(state, journal, settings.keep_runs, settings.keep_days)
+    await asyncio.to_thread(retention.sweep)
     # Torch takes seconds to import, which neither --help nor an error in the settings needs.
     from kasmina.servicer import TrainerServicer
 
@@ -74,6 +78,7 @@ async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Jour
         background = [
             tasks.create_task(drainer.run()),
             tasks.create_task(supervisor.run()),
+            tasks.create_task(retention.run()),
             tasks.create_task(_watch_disk(disk, supervisor, server)),
         ]
         try:
@@ -84,8 +89,8 @@ async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Jour
 
 
 async def _watch_disk(disk: Disk, supervisor: Supervisor, server: Server) -> None:
-    """Health says NOT_SERVING while nothing can be written, whoever notices: the service or its
-    worker.
+    """Health says NOT_SERVING while nothing can be written, whoever notices: the service or one of
+    its workers.
     """
     while True:
         reason = supervisor.disk_full
@@ -146,7 +151,22 @@ def _parser() -> argparse.ArgumentParser:
         "--experience", metavar="ADDRESS", help="experience service (127.0.0.1:50053)"
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads that a worker computes with (1)"
+        "--parallelism", type=int, metavar="N", help="runs that are trained at once (1)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads that a worker computes with (its share of the cores)",
+    )
+    parser.add_argument(
+        "--queue-limit", type=int, metavar="N", help="runs that may wait for a worker (1000)"
+    )
+    parser.add_argument(
+        "--keep-runs", type=int, metavar="N", help="ended runs that are kept (the latest 1000)"
+    )
+    parser.add_argument(
+        "--keep-days", type=float, metavar="N", help="days for which ended runs are kept (for ever)"
     )
     parser.add_argument("--port-file", metavar="FILE", help="file to write the bound address into")
     parser.add_argument(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,31 +15,32 @@ import grpc
 from chassis.drain import Drain
 from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.logging import bind_call
-from kasmina.data.errors import DatasetCorrupt, DatasetNotFound
-from kasmina.runs import run_spec
+from kasmina.runs.admission import admit
 from kasmina.runs.disk import Disk, DiskFull
-from kasmina.runs.episode_log import EpisodeRecord
+from kasmina.runs.driven_episode import DrivenEpisode
+from kasmina.runs.final_networks import FinalNetworks
 from kasmina.runs.journal import Journal
+from kasmina.runs.kin import Kin
 from kasmina.runs.run_log import QueueFull, RunExists, RunRecord
 from kasmina.runs.run_message import run_message
 from kasmina.runs.state_directory import StateDirectory
 from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
-from kasmina.training.evaluation import evaluate
 from leyline.v1.trainer_pb2 import (
-    SPLIT_TEST,
     CancelRunRequest,
     CancelRunResponse,
     DownloadNetworkRequest,
     DownloadNetworkResponse,
     DriveEpisodeRequest,
     DriveEpisodeResponse,
+    DriveEpisodeStart,
     EvaluateRunRequest,
     EvaluateRunResponse,
     GetRunRequest,
     GetRunResponse,
     ListRunsRequest,
     ListRunsResponse,
+    RunSpec,
     StartRunRequest,
     StartRunResponse,
     WatchRunRequest,
@@ -47,10 +48,8 @@ from leyline.v1.trainer_pb2 import (
 )
 from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer
 
-_CHUNK_BYTES = 256 * 1024
 _DEFAULT_PAGE = 50
 _TOKEN_DIGITS = 18  # what SQLite counts with
-_BAD_TOKEN = Violation("page_token", "must be the next_page_token of an earlier answer")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -73,30 +72,11 @@ class TrainerServicer(TrainerServiceServicer):
         self._disk = disk
         self._supervisor = supervisor
         self._drain = drain
-        # One at a time, whatever callers lose patience: each holds a whole data set in memory.
-        self._evaluations = ThreadPoolExecutor(1, thread_name_prefix="evaluation")
+        self._networks = FinalNetworks(settings, state, journal)
 
     async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
         """Queues a run."""
-        spec = run_spec.fill_in(request.spec, self._settings)
-        await asyncio.to_thread(run_spec.check, spec, self._settings)
-        run_id = request.run_id or f"run-{uuid.uuid4().hex[:12]}"
-        bind_call(run_id=run_id)
-        try:
-            self._disk.require_room()
-            record = await asyncio.to_thread(
-                self._journal.runs.create, run_id, request.spec, spec, self._settings.queue_limit
-            )
-        except RunExists as error:
-            raise LeylineError(ErrorCode.RUN_EXISTS, run_id=run_id) from error
-        except QueueFull as error:
-            limit = self._settings.queue_limit
-            raise LeylineError(
-                ErrorCode.QUEUE_FULL, queue="the queue of runs", limit=limit
-            ) from error
-        except DiskFull as full:
-            raise LeylineError(ErrorCode.DISK_FULL, path=str(full.path)) from full
-        self._supervisor.wake()
+        record = await self._start(request.run_id, request.spec, driven=False)
         return StartRunResponse(run=run_message(record))
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> GetRunResponse:
@@ -125,6 +105,7 @@ class TrainerServicer(TrainerServiceServicer):
             )
         except DiskFull as full:
             raise LeylineError(ErrorCode.DISK_FULL, path=str(full.path)) from full
+        self._supervisor.driven.announce(request.run_id)
         return CancelRunResponse(run=run_message(record))
 
     async def WatchRun(
@@ -139,39 +120,92 @@ class TrainerServicer(TrainerServiceServicer):
     async def DriveEpisode(
         self, requests: AsyncIterator[DriveEpisodeRequest], context: Context
     ) -> AsyncIterator[DriveEpisodeResponse]:
-        """Is not served yet: decisions come from a policy endpoint."""
-        async for _ in requests:
-            raise LeylineError(ErrorCode.METHOD_NOT_IMPLEMENTED, method="DriveEpisode")
-        yield DriveEpisodeResponse()
+        """Runs one episode for a caller who decides."""
+        start = await self._opening(requests)
+        record = await self._start_driven(start)
+        with self._supervisor.driven.driven(record.run_id, start.episode_index) as run:
+            episode = DrivenEpisode(self._journal, record, run, start.episode_index)
+            async with aclosing(episode.play(requests)) as responses:
+                async for response in self._drain.cut(responses):
+                    yield response
 
     async def EvaluateRun(
         self, request: EvaluateRunRequest, context: Context
     ) -> EvaluateRunResponse:
         """Evaluates an episode's final network."""
-        record = await self._run(request.run_id)
-        await self._finished_episode(request.run_id, request.episode_index)
-        settings = run_spec.dataset_settings(record.spec, self._settings.data, self._settings.cache)
-        network = self._state.network(request.run_id, request.episode_index)
-        try:
-            facts = await asyncio.get_running_loop().run_in_executor(
-                self._evaluations,
-                partial(evaluate, network, settings, on_test_split=request.split == SPLIT_TEST),
-            )
-        except DatasetNotFound as error:
-            raise run_spec.not_found(error) from error
-        except DatasetCorrupt as error:
-            raise run_spec.corrupt(error, record.spec.dataset.name) from error
+        run = await self._run(request.run_id)
+        facts = await self._networks.evaluate(run, request.episode_index, request.split)
         return EvaluateRunResponse(accuracy=facts.accuracy, loss=facts.loss, images=facts.images)
 
     async def DownloadNetwork(
         self, request: DownloadNetworkRequest, context: Context
     ) -> AsyncIterator[DownloadNetworkResponse]:
         """Streams an episode's final network, from an offset on."""
-        await self._run(request.run_id)
-        episode = await self._finished_episode(request.run_id, request.episode_index)
-        path = self._state.network(request.run_id, request.episode_index)
-        async for piece in self._drain.cut(_pieces(path, request.offset, episode)):
+        run = await self._run(request.run_id)
+        file = await self._networks.file(run, request.episode_index, request.format, request.offset)
+        async for piece in self._drain.cut(file.pieces(request.offset)):
             yield piece
+
+    async def _opening(self, requests: AsyncIterator[DriveEpisodeRequest]) -> DriveEpisodeStart:
+        async for request in requests:
+            if request.HasField("start"):
+                bind_call(run_id=request.start.run_id, episode=request.start.episode_index)
+                return request.start
+            break
+        raise _invalid("start", "must be the first message")
+
+    async def _start_driven(self, start: DriveEpisodeStart) -> RunRecord:
+        """The run whose episode is to be driven, queued where there is none of that name."""
+        index, field = start.episode_index, "start.episode_index"
+        known = await asyncio.to_thread(self._journal.runs.get, start.run_id)
+        if known is None and index > 0:
+            raise _invalid(field, "must be 0, the first episode of a run that is yet to begin")
+        try:
+            record = await self._start(start.run_id, start.spec, driven=True)
+        except LeylineError as error:
+            error.violations = tuple(
+                replace(violation, field=f"start.{violation.field}")
+                for violation in error.violations
+            )
+            raise
+        if index >= record.spec.episodes:
+            raise _invalid(field, f"must be below {record.spec.episodes}, the run's episodes")
+        if index > record.episodes_ended:
+            first = record.episodes_ended
+            raise _invalid(field, f"must be {first}, the first episode that has not ended")
+        return record
+
+    async def _start(self, run_id: str, requested: RunSpec, *, driven: bool) -> RunRecord:
+        """Queues a run, or finds the one that was asked for with the same words."""
+        spec = await asyncio.to_thread(self._admitted, run_id, requested, driven)
+        run_id = run_id or f"run-{uuid.uuid4().hex[:12]}"
+        bind_call(run_id=run_id)
+        create = partial(self._journal.runs.create, driven=driven)
+        try:
+            self._disk.require_room()
+            record = await asyncio.to_thread(
+                create, run_id, requested, spec, self._settings.queue_limit
+            )
+        except RunExists as error:
+            raise LeylineError(ErrorCode.RUN_EXISTS, run_id=run_id) from error
+        except QueueFull as error:
+            limit = self._settings.queue_limit
+            raise LeylineError(
+                ErrorCode.QUEUE_FULL, queue="the queue of runs", limit=limit
+            ) from error
+        except DiskFull as full:
+            raise LeylineError(ErrorCode.DISK_FULL, path=str(full.path)) from full
+        self._supervisor.wake()
+        return record
+
+    def _admitted(self, run_id: str, requested: RunSpec, driven: bool) -> RunSpec:
+        """The specification with its defaults; that of a run which there is already is not looked
+        at again, for what it refers to may be gone.
+        """
+        known = self._journal.runs.get(run_id) if run_id else None
+        if known is not None:
+            return known.spec
+        return admit(requested, self._settings, Kin(self._journal, self._state), driven=driven)
 
     async def _run(self, run_id: str) -> RunRecord:
         bind_call(run_id=run_id)
@@ -180,19 +214,12 @@ class TrainerServicer(TrainerServiceServicer):
             raise LeylineError(ErrorCode.RUN_NOT_FOUND, run_id=run_id)
         return record
 
-    async def _finished_episode(self, run_id: str, episode_index: int) -> EpisodeRecord:
-        bind_call(episode=episode_index)
-        episode = await asyncio.to_thread(self._journal.episodes.get, run_id, episode_index)
-        if episode is None or episode.network_sha256 is None:
-            raise LeylineError(
-                ErrorCode.EPISODE_NOT_FOUND, run_id=run_id, episode_index=episode_index
-            )
-        return episode
-
     async def _events(self, run_id: str, after: int) -> AsyncIterator[WatchRunResponse]:
         while True:
             # The run is read before its events: one that has ended then has no event after those.
-            record = await self._run(run_id)
+            record = await asyncio.to_thread(self._journal.runs.get, run_id)
+            if record is None:
+                return  # it ended, and was forgotten
             events = await asyncio.to_thread(self._journal.events.after, run_id, after)
             for event in events:
                 yield event
@@ -203,22 +230,13 @@ class TrainerServicer(TrainerServiceServicer):
                 await asyncio.sleep(self._settings.poll_interval_s)
 
 
-async def _pieces(
-    path: Path, offset: int, episode: EpisodeRecord
-) -> AsyncIterator[DownloadNetworkResponse]:
-    total = episode.network_size or 0
-    with await asyncio.to_thread(path.open, "rb") as file:
-        file.seek(offset)
-        while data := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-            yield DownloadNetworkResponse(
-                offset=offset, data=data, total_size=total, sha256=episode.network_sha256 or ""
-            )
-            offset += len(data)
+def _invalid(field: str, description: str) -> LeylineError:
+    return LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[Violation(field, description)])
 
 
 def _page_start(token: str) -> int | None:
     if not token:
         return None
     if not (token.isascii() and token.isdigit() and len(token) <= _TOKEN_DIGITS):
-        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[_BAD_TOKEN])
+        raise _invalid("page_token", "must be the next_page_token of an earlier answer")
     return int(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ DEFAULT_POLICY = "default"
 
 
 class KasminaSettings(ServerSettings):
-    """Everything that the service and its worker are told."""
+    """Everything that the service and its workers are told."""
 
     model_config = settings_config("LEYLINE_KASMINA_")
 
@@ -41,20 +42,33 @@ class KasminaSettings(ServerSettings):
     experience_timeout_s: float = Field(default=2.0, gt=0, le=600)
     """How long the start of an episode waits for the experience service to pin a policy version."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the worker computes. Untested on cuda."""
-    threads: int = Field(default=1, ge=1)
-    """Threads that the worker computes with. Results are repeatable bit for bit with the same
-    number only.
+    """Where workers compute; with several GPUs, each worker on the next. Untested on cuda."""
+    parallelism: int = Field(default=1, ge=1, le=256)
+    """Runs that are trained at once, each by a worker process of its own."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that a worker computes with. Results are repeatable bit for bit with the same number
+    only, so a run keeps the number that it started with. None: the cores are shared out.
     """
+    drive_patience_s: float = Field(default=600.0, gt=0)
+    """How long a driven run waits for a caller who is away before it is given up."""
+    keep_runs: int = Field(default=1000, ge=0)
+    """Ended runs that are kept, the latest; older ones are forgotten with all that they left."""
+    keep_days: float | None = Field(default=None, ge=0)
+    """Days after its end for which a run is kept. None: as long as `keep_runs` keeps it."""
     min_free_bytes: int = Field(default=64 << 20, ge=0)
     """Room that must be left on the state folder's disk; with less, runs pause before their next
     step.
     """
     queue_limit: int = Field(default=1000, ge=1)
-    """Runs that may wait for the worker."""
+    """Runs that may wait for a worker."""
     crash_limit: int = Field(default=3, ge=1)
-    """Crashes of the worker in a row, without a step completed in between, after which a run has
+    """Crashes of a run's workers in a row, without a step completed in between, after which it has
     failed.
     """
     poll_interval_s: float = Field(default=0.1, gt=0, le=10)
     """How often watchers and the outbox look into the journal."""
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads of a worker: as set, or its share of the cores that this process may use."""
+        return self.threads or max(len(os.sched_getaffinity(0)) // self.parallelism, 1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from leyline.v1.trainer_pb2 import (
+    PRECISION_FP32,
     DatasetSpec,
     GetRunRequest,
     GrowthSpec,
@@ -38,8 +39,18 @@ def small_spec(horizon: int = 6, episodes: int = 1, seed: int = 7) -> RunSpec:
     return RunSpec(
         host=HostSpec(channels=[4, 6, 8]),
         dataset=DatasetSpec(name="digits", training_images=200, validation_images=100),
-        training=TrainingSpec(horizon=horizon, batch_size=50),
+        training=TrainingSpec(horizon=horizon, batch_size=50, precision=PRECISION_FP32),
         growth=GrowthSpec(blend_intervals=1),
+        episodes=episodes,
+        seed=seed,
+    )
+
+
+def simulated_spec(horizon: int = 4, episodes: int = 1, seed: int = 7) -> RunSpec:
+    """The simulator: a worker's time goes into its start."""
+    return RunSpec(
+        host=HostSpec(name="simulator"),
+        training=TrainingSpec(horizon=horizon),
         episodes=episodes,
         seed=seed,
     )

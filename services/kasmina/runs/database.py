@@ -1,6 +1,6 @@
 """The SQLite file under the journal: its tables, and transactions that last.
 
-The service and its worker have it open at the same time. A transaction that has returned is on the
+The service and its workers have it open at the same time. A transaction that has returned is on the
 disk.
 """
 
@@ -104,13 +104,15 @@ CREATE INDEX refused_by_run ON refused (run_id);
 """
 
 
-class SchemaTooNew(Exception):
-    """The file was written by a later version."""
+class SchemaMismatch(Exception):
+    """The file was written by another version."""
 
     def __init__(self, path: Path, version: int) -> None:
+        age = "a later" if version > SCHEMA_VERSION else "an earlier"
         super().__init__(
-            f"{path} has schema version {version}; this version of Kasmina knows {SCHEMA_VERSION}."
-            " Use the version that wrote it, or another state folder."
+            f"{path} was written by {age} version of Kasmina: it has schema version {version}, this"
+            f" one reads {SCHEMA_VERSION} and converts none. Use the version that wrote it, or set"
+            " LEYLINE_KASMINA_STATE_DIR to another folder"
         )
 
 
@@ -119,7 +121,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         """Opens the file, and makes its tables where there are none. Raises `DiskFull` or
-        `SchemaTooNew`.
+        `SchemaMismatch`.
         """
         self._path = path
         self._lock = threading.RLock()
@@ -166,15 +168,14 @@ class Database:
         version = self._version()
         if version == 0:
             with self.transaction() as connection:
-                # Looked at again behind the lock: the service and a worker may open the file at
-                # once.
+                # Looked at again behind the lock: another process may open the file at once.
                 if self._version() == 0:
                     for statement in _SCHEMA.split(";\n"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version > SCHEMA_VERSION:
+        elif version != SCHEMA_VERSION:
             self._connection.close()
-            raise SchemaTooNew(self._path, version)
+            raise SchemaMismatch(self._path, version)
 
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])

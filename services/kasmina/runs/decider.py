@@ -1,4 +1,4 @@
-"""Who decides: a policy service, with WAIT in its place when it does not answer."""
+"""Who decides: a policy service, the run's own plan, or a caller; and WAIT where nobody does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kasmina.runs.episode_log import Beginning, Decided
+from kasmina.runs.experience_client import EpisodeIntroduction
 from leyline.v1.decision_pb2 import (
     ACTION_TYPE_WAIT,
     SELECTION_MODE_GREEDY,
     Decision,
     DecisionQuery,
+    SelectionMode,
 )
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import StepId
 from leyline.v1.transition_pb2 import DECIDER_FALLBACK, DECIDER_POLICY
 
@@ -27,6 +30,7 @@ class EpisodeTerms:
         spec_fingerprint: of the observation spec that snapshots are filled for.
         policy_version: the version that it is pinned to by an earlier attempt; None where it is
         not.
+        origin: what it is made of. The experience service is told; the policy is not.
     """
 
     run_id: str
@@ -35,6 +39,23 @@ class EpisodeTerms:
     slots: int
     spec_fingerprint: str
     policy_version: str | None
+    origin: EpisodeOrigin
+
+    def introduction(
+        self, policy: str, mode: SelectionMode.ValueType, *, follows_registry: bool = False
+    ) -> EpisodeIntroduction:
+        """What the experience service is told of the episode."""
+        return EpisodeIntroduction(
+            run_id=self.run_id,
+            episode_index=self.episode_index,
+            policy=policy,
+            follows_registry=follows_registry,
+            mode=mode,
+            horizon=self.horizon,
+            slots=self.slots,
+            spec_fingerprint=self.spec_fingerprint,
+            origin=self.origin,
+        )
 
 
 @dataclass(frozen=True)

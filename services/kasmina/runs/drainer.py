@@ -34,6 +34,9 @@ _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 3.0
 _FENCE_ATTEMPTS = 5
 
+# Not the process's own stream: a training script that runs beside may draw from that.
+_jitter = random.Random()
+
 _WANTS_FENCE = frozenset((ErrorCode.STALE_FENCE.name, ErrorCode.EPISODE_NOT_BEGUN.name))
 # What BeginEpisode answers where asking again would not help. Anything else is tried again: an
 # episode that is laid aside is gone for the learner.
@@ -77,8 +80,19 @@ class Drainer:
                     if not away:
                         _log.warning("outbox waits", reason=str(error) or "no acknowledgement")
                         away = True
-                    await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+                    await asyncio.sleep(backoff_s * _jitter.uniform(0.5, 1.0))
                     backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+        finally:
+            self._close_stream()
+
+    async def drain(self) -> None:
+        """Sends until nothing is left.
+
+        Raises `RemoteError`, TimeoutError or `DiskFull` where that cannot be now.
+        """
+        try:
+            while await self._send_batch():
+                pass
         finally:
             self._close_stream()
 
@@ -158,6 +172,7 @@ class Drainer:
             horizon=run.spec.training.horizon,
             slots=len(run.spec.host.slots),
             spec_fingerprint=run_spec.fingerprint_of(run.spec),
+            origin=record.origin,
         )
         begun = await self._client.begin_episode(introduction, _ANSWER_S)
         await asyncio.to_thread(

@@ -9,27 +9,25 @@ the decision, and is done again after a crash with the same result.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from chassis.logging import bind_call
-from kasmina.data.dataset import Dataset
-from kasmina.network.slot import NoOpReason, Outcome
+from kasmina.network.slot import Outcome
 from kasmina.runs import run_spec
 from kasmina.runs.decider import Answer, Decider, EpisodeTerms
-from kasmina.runs.disk import writing
-from kasmina.runs.episode_log import Checkpoint, Decided, EpisodeRecord, FinalNetwork
+from kasmina.runs.episode_files import EpisodeFiles
+from kasmina.runs.episode_log import Decided, EpisodeRecord
+from kasmina.runs.episode_source import EpisodeSource, EpisodeTrainer
 from kasmina.runs.fault import Point, reached
 from kasmina.runs.journal import Journal
 from kasmina.runs.observation import action_of, execution_message, facts_message, snapshot_message
-from kasmina.runs.run_control import RunControl, RunFailed
+from kasmina.runs.origin import origin_of
+from kasmina.runs.run_control import RunControl
 from kasmina.runs.state_directory import StateDirectory
-from kasmina.training.trainer import GrowthTrainer
 from leyline.identity import sampling_seed
 from leyline.v1.decision_pb2 import DecisionQuery
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
 from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDecided
 from leyline.v1.transition_pb2 import TERMINATION_HORIZON, EpisodeEnd, Execution, Transition
@@ -42,15 +40,13 @@ class EpisodeSetting:
     """What all episodes of a run have in common.
 
     Attributes:
-        spec: filled in.
-        device, threads: that the trainer computes with.
+        spec: settled.
+        source: of the episodes' trainers.
     """
 
     run_id: str
     spec: RunSpec
-    dataset: Dataset
-    device: str
-    threads: int
+    source: EpisodeSource
     journal: Journal
     state: StateDirectory
     control: RunControl
@@ -75,7 +71,15 @@ class Episode:
         self._index = episode_index
         self._journal = setting.journal
         self._control = setting.control
-        self._slots = frozenset(setting.spec.host.slots)
+        self._files = EpisodeFiles(
+            run_id=setting.run_id,
+            episode_index=episode_index,
+            state=setting.state,
+            control=setting.control,
+            keeps_checkpoints=setting.spec.keep_checkpoints,
+        )
+        self._first_interval = 0
+        """The trainer's at step 0: that of the parent, in a fork."""
         self._fingerprint = run_spec.fingerprint_of(setting.spec)
 
     def play(self) -> None:
@@ -87,50 +91,67 @@ class Episode:
         """
         record = self._journal.episodes.get(self._setting.run_id, self._index)
         if record is not None and record.termination:
-            self._prune(None)
+            self._files.prune(None)
             return
-        trainer = self._trainer()
+        origin = self._origin() if record is None else record.origin
+        trainer = self._trainer(origin)
         try:
-            record = self._begin(trainer, record)
+            record = self._begin(trainer, origin, record)
             while not trainer.finished:
                 self._control.before_step()
                 record = self._play_step(trainer, record)
         finally:
             self._setting.decider.end()
 
-    def _trainer(self) -> GrowthTrainer:
+    def _origin(self) -> EpisodeOrigin:
+        setting = self._setting
+        return origin_of(setting.spec, self._index, self._journal.episodes, setting.source)
+
+    def _trainer(self, origin: EpisodeOrigin) -> EpisodeTrainer:
+        source, state = self._setting.source, self._setting.state
         checkpoint = self._journal.episodes.checkpoint(self._setting.run_id, self._index)
         if checkpoint is not None:
-            path = self._setting.state.root / checkpoint.path
-            self._prune(path)
-            return GrowthTrainer.load(path, self._setting.dataset)
-        setting = self._setting
-        config = run_spec.trainer_config(setting.spec, self._index, setting.threads, setting.device)
-        try:
-            return GrowthTrainer(config, self._setting.dataset)
-        except ValueError as error:
-            raise RunFailed(f"the host cannot be built for these images: {error}") from error
+            path = state.root / checkpoint.path
+            self._files.prune(path)
+            trainer = source.resumed(path, origin)
+            self._first_interval = trainer.interval - checkpoint.step
+            return trainer
+        if not origin.HasField("fork"):
+            return source.fresh(origin)
+        parent, step = origin.fork.parent, origin.fork.step
+        trainer = source.resumed(
+            state.checkpoint(parent.run_id, parent.episode_index, step), origin
+        )
+        self._first_interval = trainer.interval
+        return trainer
 
-    def _begin(self, trainer: GrowthTrainer, known: EpisodeRecord | None) -> EpisodeRecord:
+    def _begin(
+        self, trainer: EpisodeTrainer, origin: EpisodeOrigin, known: EpisodeRecord | None
+    ) -> EpisodeRecord:
         terms = EpisodeTerms(
             run_id=self._setting.run_id,
             episode_index=self._index,
             horizon=self._setting.spec.training.horizon,
-            slots=len(self._slots),
+            slots=len(self._setting.spec.host.slots),
             spec_fingerprint=self._fingerprint,
             policy_version=None if known is None else known.policy_version,
+            origin=origin,
         )
         beginning = self._setting.decider.begin(terms)
         snapshot = self._snapshot(trainer)
         event = EpisodeBegan(
-            episode_index=self._index, first_step=trainer.interval, slots=snapshot.slots
+            episode_index=self._index,
+            first_step=self._step_of(trainer),
+            slots=snapshot.slots,
+            origin=origin,
         )
         record = self._control.persist(
             lambda: self._journal.episodes.begin(beginning, event, self._setting.run_id)
         )
         bind_call(policy_version=record.policy_version)
-        if known is None or trainer.interval == 0:
-            checkpoint = self._save(trainer)
+        if known is None or self._step_of(trainer) == 0:
+            # From here on a fork needs nothing of its parent's.
+            checkpoint = self._files.save(trainer, self._step_of(trainer))
             self._control.persist(
                 lambda: self._journal.episodes.point_to(
                     self._setting.run_id, self._index, checkpoint
@@ -138,7 +159,7 @@ class Episode:
             )
         return record
 
-    def _play_step(self, trainer: GrowthTrainer, record: EpisodeRecord) -> EpisodeRecord:
+    def _play_step(self, trainer: EpisodeTrainer, record: EpisodeRecord) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)
         step_id = snapshot.step_id
         self._reached(Point.SNAPSHOT_TAKEN, step_id)
@@ -150,7 +171,8 @@ class Episode:
         self._reached(Point.DECISION_APPLIED, step_id)
         self._train(trainer, step)
         self._reached(Point.TRANSITION_COMMITTED, step_id)
-        self._prune(None if trainer.finished else self._checkpoint_path(trainer))
+        next_step = self._step_of(trainer)
+        self._files.prune(None if trainer.finished else self._files.checkpoint(next_step))
         return record
 
     def _decide(
@@ -181,14 +203,10 @@ class Episode:
             record = self._journal.episodes.get(step_id.run_id, self._index) or record
         return answer, record
 
-    def _apply(self, trainer: GrowthTrainer, decided: Decided) -> Outcome:
+    def _apply(self, trainer: EpisodeTrainer, decided: Decided) -> Outcome:
         decision = decided.decision
         action = action_of(decision.action_type)
-        if not decision.HasField("slot_id"):
-            return trainer.apply(action)
-        if decision.slot_id not in self._slots:
-            return Outcome(NoOpReason.UNKNOWN_SLOT)
-        return trainer.apply(action, decision.slot_id)
+        return trainer.apply(action, decision.slot_id if decision.HasField("slot_id") else None)
 
     def _tell_decided(self, step: _Step, answer: Answer) -> None:
         event = StepDecided(
@@ -203,7 +221,7 @@ class Episode:
             event.latency.FromNanoseconds(int(answer.latency_s * _NANOSECONDS))
         self._control.persist(lambda: self._journal.episodes.write_execution(step.execution, event))
 
-    def _train(self, trainer: GrowthTrainer, step: _Step) -> None:
+    def _train(self, trainer: EpisodeTrainer, step: _Step) -> None:
         facts = trainer.train_interval()
         self._reached(Point.INTERVAL_TRAINED, step.step_id)
         after = self._snapshot(trainer)
@@ -215,7 +233,7 @@ class Episode:
             execution=step.execution,
             next_snapshot=after,
             terminal=trainer.finished,
-            facts=facts_message(facts, trainer.snapshot(), self._slots),
+            facts=facts_message(facts, trainer.snapshot()),
             spec_fingerprint=self._fingerprint,
             fallback_reason=step.decided.fallback_reason,
         )
@@ -227,68 +245,38 @@ class Episode:
             self._complete(trainer, transition, event)
 
     def _complete(
-        self, trainer: GrowthTrainer, transition: Transition, event: StepCompleted
+        self, trainer: EpisodeTrainer, transition: Transition, event: StepCompleted
     ) -> None:
-        checkpoint = self._save(trainer)
+        checkpoint = self._files.save(trainer, self._step_of(trainer))
         self._reached(Point.CHECKPOINT_WRITTEN, transition.step_id)
         self._control.persist(
             lambda: self._journal.episodes.complete(transition, event, checkpoint)
         )
 
     def _complete_last(
-        self, trainer: GrowthTrainer, transition: Transition, event: StepCompleted
+        self, trainer: EpisodeTrainer, transition: Transition, event: StepCompleted
     ) -> None:
-        network = self._export(trainer)
+        network = self._files.export(trainer, self._setting.source)
         self._reached(Point.CHECKPOINT_WRITTEN, transition.step_id)
         end = EpisodeEnd(
             run_id=self._setting.run_id,
             episode_index=self._index,
             termination=TERMINATION_HORIZON,
-            steps=trainer.interval,
+            steps=self._step_of(trainer),
         )
         end.ended_at.FromNanoseconds(time.time_ns())
         self._control.persist(
             lambda: self._journal.episodes.complete_last(transition, event, end, network)
         )
 
-    def _snapshot(self, trainer: GrowthTrainer) -> MultiSlotSnapshot:
+    def _snapshot(self, trainer: EpisodeTrainer) -> MultiSlotSnapshot:
         step_id = StepId(
-            run_id=self._setting.run_id, episode_index=self._index, step=trainer.interval
+            run_id=self._setting.run_id, episode_index=self._index, step=self._step_of(trainer)
         )
-        return snapshot_message(step_id, trainer.snapshot(), self._slots)
+        return snapshot_message(step_id, trainer.snapshot())
 
-    def _save(self, trainer: GrowthTrainer) -> Checkpoint:
-        path = self._checkpoint_path(trainer)
-        self._write(path, trainer.save)
-        return Checkpoint(trainer.interval, str(path.relative_to(self._setting.state.root)))
-
-    def _export(self, trainer: GrowthTrainer) -> FinalNetwork:
-        state = self._setting.state
-        path = state.network(self._setting.run_id, self._index)
-        self._write(path, trainer.export)
-        content = path.read_bytes()
-        return FinalNetwork(hashlib.sha256(content).hexdigest(), len(content))
-
-    def _write(self, path: Path, write: Callable[[Path], None]) -> None:
-        def attempt() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with writing(path):
-                write(path)
-
-        self._control.persist(attempt)
-
-    def _checkpoint_path(self, trainer: GrowthTrainer) -> Path:
-        return self._setting.state.checkpoint(self._setting.run_id, self._index, trainer.interval)
-
-    def _prune(self, keep: Path | None) -> None:
-        """Removes the episode's checkpoints but the one that the journal points to, and what a
-        crash left half-written.
-        """
-        folder = self._setting.state.checkpoints(self._setting.run_id)
-        for pattern in (f"{self._index}-*", f".{self._index}-*"):
-            for path in folder.glob(pattern):
-                if path != keep:
-                    path.unlink(missing_ok=True)
+    def _step_of(self, trainer: EpisodeTrainer) -> int:
+        return trainer.interval - self._first_interval
 
     def _reached(self, point: Point, step_id: StepId) -> None:
         reached(point, self._index, step_id.step, self._setting.state.faults)

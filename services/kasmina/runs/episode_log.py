@@ -5,14 +5,14 @@ where to go on.
 from __future__ import annotations
 
 import sqlite3
-import time
 from dataclasses import dataclass
 
 from kasmina.runs.database import Database
 from kasmina.runs.event_log import append_event
 from kasmina.runs.outbox import append_item
 from kasmina.runs.run_log import end_episode
-from leyline.v1.decision_pb2 import Decision, SelectionMode
+from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT, Decision, SelectionMode
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import ExperienceItem
 from leyline.v1.snapshot_pb2 import StepId
 from leyline.v1.trainer_pb2 import EpisodeBegan, StepCompleted, StepDecided, WatchRunResponse
@@ -43,6 +43,7 @@ class EpisodeRecord:
     """An episode and how far it is.
 
     Attributes:
+        origin: what it is made of.
         steps: completed.
         termination: 0 while it goes on.
         network_sha256: of the final network; None where there is none.
@@ -51,6 +52,7 @@ class EpisodeRecord:
 
     run_id: str
     episode_index: int
+    origin: EpisodeOrigin
     policy: str
     follows_registry: bool
     policy_version: str | None
@@ -116,18 +118,30 @@ class EpisodeLog:
             ).fetchone()
         return None if row is None else _record(row)
 
+    def latest(self, run_id: str) -> EpisodeRecord | None:
+        """The run's episode with the highest index, None where none has begun."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT * FROM episodes WHERE run_id = ? ORDER BY episode_index DESC LIMIT 1",
+                (run_id,),
+            ).fetchone()
+        return None if row is None else _record(row)
+
     def begin(self, beginning: Beginning, event: EpisodeBegan, run_id: str) -> EpisodeRecord:
-        """Begins the episode that `event` tells of, or does again: a pin stays, a fence grows."""
+        """Begins the episode that `event` tells of, or does again: origin and pin stay, a fence
+        grows.
+        """
         key = (run_id, event.episode_index)
         with self._database.transaction() as connection:
             connection.execute(
-                "INSERT INTO episodes (run_id, episode_index, policy, follows_registry,"
+                "INSERT INTO episodes (run_id, episode_index, origin, policy, follows_registry,"
                 " policy_version, mode, fence, steps, termination)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0) ON CONFLICT DO UPDATE SET"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0) ON CONFLICT DO UPDATE SET"
                 " policy_version = coalesce(policy_version, excluded.policy_version),"
                 " fence = coalesce(max(fence, excluded.fence), fence, excluded.fence)",
                 (
                     *key,
+                    event.origin.SerializeToString(),
                     beginning.policy,
                     beginning.follows_registry,
                     beginning.policy_version,
@@ -140,6 +154,26 @@ class EpisodeLog:
                 event.policy_version = record.policy_version
             append_event(connection, run_id, WatchRunResponse(episode_began=event))
         return record
+
+    def has_acted(self, run_id: str) -> bool:
+        """Whether anything but WAIT was decided in any of the run's episodes so far."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT decision FROM steps WHERE run_id = ?", (run_id,))
+            decisions = (Decision.FromString(row["decision"]) for row in rows)
+            return any(decision.action_type != ACTION_TYPE_WAIT for decision in decisions)
+
+    def last_step(self, run_id: str, episode_index: int) -> StepCompleted:
+        """What the episode's latest completed step told watchers. KeyError where there is none."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT event FROM events WHERE run_id = ? ORDER BY sequence DESC", (run_id,)
+            )
+            for row in rows:
+                event = WatchRunResponse.FromString(row["event"])
+                step = event.step_completed
+                if step.HasField("step_id") and step.step_id.episode_index == episode_index:
+                    return step
+        raise KeyError((run_id, episode_index))
 
     def raise_fence(self, run_id: str, episode_index: int, fence: int) -> None:
         """Writes a fence down unless a higher one is known."""
@@ -175,6 +209,16 @@ class EpisodeLog:
         if row is None:
             return None
         return Decided(Decision.FromString(row["decision"]), row["decider"], row["fallback_reason"])
+
+    def completed_at(self, step_id: StepId) -> int:
+        """When a completed step was, in nanoseconds since 1970."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT completed_at FROM steps"
+                " WHERE run_id = ? AND episode_index = ? AND step = ?",
+                _key(step_id),
+            ).fetchone()
+        return int(row["completed_at"])
 
     def write_decision(self, step_id: StepId, decided: Decided, pin: str | None) -> None:
         """Writes a decision down before it is applied. `pin` is the version that the episode keeps
@@ -212,26 +256,39 @@ class EpisodeLog:
                 append_event(connection, event.step_id.run_id, WatchRunResponse(step_decided=event))
 
     def complete(
-        self, transition: Transition, event: StepCompleted, checkpoint: Checkpoint
+        self, transition: Transition, event: StepCompleted, checkpoint: Checkpoint | None
     ) -> None:
-        """Completes a step: transition, event and the place to go on become true together."""
+        """Completes a step: transition, event and the place to go on become true together.
+
+        Without a checkpoint, whoever trains remembers the place by himself.
+        """
+        step_id = transition.step_id
         with self._database.transaction() as connection:
             _complete(connection, transition, event)
-            _point_to(
-                connection, transition.step_id.run_id, transition.step_id.episode_index, checkpoint
-            )
+            if checkpoint is not None:
+                _point_to(connection, step_id.run_id, step_id.episode_index, checkpoint)
 
     def complete_last(
-        self, transition: Transition, event: StepCompleted, end: EpisodeEnd, network: FinalNetwork
+        self,
+        transition: Transition,
+        event: StepCompleted,
+        end: EpisodeEnd,
+        network: FinalNetwork | None,
     ) -> None:
-        """Completes the last step, and with it the episode."""
+        """Completes the last step, and with it the episode, which may leave no network."""
         with self._database.transaction() as connection:
             _complete(connection, transition, event)
-            connection.execute(
-                "UPDATE episodes SET network_sha256 = ?, network_size = ?"
-                " WHERE run_id = ? AND episode_index = ?",
-                (network.sha256, network.size, end.run_id, end.episode_index),
-            )
+            if network is not None:
+                connection.execute(
+                    "UPDATE episodes SET network_sha256 = ?, network_size = ?"
+                    " WHERE run_id = ? AND episode_index = ?",
+                    (network.sha256, network.size, end.run_id, end.episode_index),
+                )
+            end_episode(connection, end)
+
+    def end(self, end: EpisodeEnd) -> None:
+        """Ends an episode before its horizon."""
+        with self._database.transaction() as connection:
             end_episode(connection, end)
 
 
@@ -239,7 +296,7 @@ def _complete(connection: sqlite3.Connection, transition: Transition, event: Ste
     run_id, episode_index, step = _key(transition.step_id)
     connection.execute(
         "UPDATE steps SET completed_at = ? WHERE run_id = ? AND episode_index = ? AND step = ?",
-        (time.time_ns(), run_id, episode_index, step),
+        (transition.completed_at.ToNanoseconds(), run_id, episode_index, step),
     )
     connection.execute(
         "UPDATE episodes SET steps = ? WHERE run_id = ? AND episode_index = ?",
@@ -272,4 +329,6 @@ def _select(connection: sqlite3.Connection, run_id: str, episode_index: int) -> 
 
 def _record(row: sqlite3.Row) -> EpisodeRecord:
     values = {name: row[name] for name in EpisodeRecord.__dataclass_fields__}
-    return EpisodeRecord(**values | {"follows_registry": bool(row["follows_registry"])})
+    values["follows_registry"] = bool(row["follows_registry"])
+    values["origin"] = EpisodeOrigin.FromString(row["origin"])
+    return EpisodeRecord(**values)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kasmina.runs.database import Database
-from leyline.v1.trainer_pb2 import RunState, RunStateChanged, WatchRunResponse
+from leyline.v1.snapshot_pb2 import StepId
+from leyline.v1.trainer_pb2 import (
+    RunState,
+    RunStateChanged,
+    StepCompleted,
+    StepDecided,
+    WatchRunResponse,
+)
+from leyline.v1.transition_pb2 import EpisodeEnd
 
 
 def append_event(connection: sqlite3.Connection, run_id: str, event: WatchRunResponse) -> int:
@@ -50,3 +60,31 @@ class EventLog:
                 (run_id, sequence, limit),
             ).fetchall()
         return [WatchRunResponse.FromString(row["event"]) for row in rows]
+
+    def of_step(self, step_id: StepId) -> tuple[StepDecided, StepCompleted]:
+        """What watchers were told of a completed step. KeyError where it is not completed."""
+        completed = StepCompleted()
+        with self._latest_first(step_id.run_id) as events:
+            for event in events:
+                if event.step_completed.step_id == step_id:
+                    completed = event.step_completed
+                if event.step_decided.step_id == step_id and completed.HasField("step_id"):
+                    return event.step_decided, completed
+        raise KeyError(step_id)
+
+    def end_of(self, run_id: str, episode_index: int) -> EpisodeEnd:
+        """How the episode ended. KeyError where it has not."""
+        with self._latest_first(run_id) as events:
+            for event in events:
+                end = event.episode_ended
+                if event.HasField("episode_ended") and end.episode_index == episode_index:
+                    return end
+        raise KeyError((run_id, episode_index))
+
+    @contextmanager
+    def _latest_first(self, run_id: str) -> Iterator[Iterator[WatchRunResponse]]:
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT event FROM events WHERE run_id = ? ORDER BY sequence DESC", (run_id,)
+            )
+            yield (WatchRunResponse.FromString(row["event"]) for row in rows)

@@ -11,6 +11,7 @@ import grpc
 
 from chassis.status import RemoteError, from_rpc_error
 from leyline.v1.decision_pb2 import SelectionMode
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
     BeginEpisodeRequest,
     BeginEpisodeResponse,
@@ -31,6 +32,7 @@ class EpisodeIntroduction:
 
     Attributes:
         policy: name of the policy that decides; empty where it is not known.
+        origin: what the episode is made of.
     """
 
     run_id: str
@@ -41,6 +43,7 @@ class EpisodeIntroduction:
     horizon: int
     slots: int
     spec_fingerprint: str
+    origin: EpisodeOrigin
 
 
 class ExperienceClient:
@@ -65,6 +68,7 @@ class ExperienceClient:
             horizon=episode.horizon,
             slots=episode.slots,
             spec_fingerprint=episode.spec_fingerprint,
+            origin=episode.origin,
         )
         try:
             response: BeginEpisodeResponse = await self._stub.BeginEpisode(

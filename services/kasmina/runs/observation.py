@@ -28,10 +28,8 @@ def action_of(action_type: ActionType.ValueType) -> Action:
     return Action(ActionType.Name(action_type).removeprefix("ACTION_TYPE_"))
 
 
-def snapshot_message(
-    step_id: StepId, snapshot: Snapshot, slots: frozenset[str]
-) -> MultiSlotSnapshot:
-    """The observation for a step, with the slots that the run uses."""
+def snapshot_message(step_id: StepId, snapshot: Snapshot) -> MultiSlotSnapshot:
+    """The observation for a step."""
     return MultiSlotSnapshot(
         step_id=step_id,
         epoch=snapshot.epoch,
@@ -44,7 +42,7 @@ def snapshot_message(
         best_val_loss=snapshot.best_val_loss,
         loss_history=snapshot.loss_history,
         accuracy_history=snapshot.accuracy_history,
-        slots=[slot_message(slot) for slot in snapshot.slots if slot.slot_id in slots],
+        slots=[slot_message(slot) for slot in snapshot.slots],
         time_left=snapshot.time_left,
         size_ratio=snapshot.size_ratio,
         learning_rate=snapshot.learning_rate,
@@ -65,6 +63,8 @@ def slot_message(slot: SlotReading) -> SlotReadingMessage:
         epochs_in_stage=slot.epochs_in_stage,
         seed_improvement=slot.seed_improvement,
         seed_cost=slot.seed_cost,
+        gradmax_norm=slot.gradmax_norm,
+        ablation_delta=slot.ablation_delta,
     )
 
 
@@ -76,21 +76,20 @@ def execution_message(outcome: Outcome) -> Execution:
     return Execution(result=EXECUTION_RESULT_NO_OP, no_op_reason=reason)
 
 
-def facts_message(
-    facts: IntervalFacts, after: Snapshot, slots: frozenset[str]
-) -> IntervalFactsMessage:
+def facts_message(facts: IntervalFacts, after: Snapshot) -> IntervalFactsMessage:
     """Facts about an interval, `after` being the snapshot that closes it."""
     message = IntervalFactsMessage(
         training_images=facts.training_images,
         validation_images=facts.validation_images,
         parameters=facts.parameters,
+        multiply_adds=facts.multiply_adds,
+        multiply_adds_spent=facts.multiply_adds_spent,
         validation_correct=facts.validation_correct,
         slots=[
             SlotFacts(
                 slot_id=slot.slot_id, blueprint=slot.blueprint, output_ratio=slot.output_ratio
             )
             for slot in after.slots
-            if slot.slot_id in slots
         ],
     )
     message.duration.FromNanoseconds(int(facts.seconds * _NANOSECONDS))

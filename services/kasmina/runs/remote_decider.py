@@ -13,7 +13,7 @@ from chassis.status import RemoteError
 from kasmina.runs.background_loop import BackgroundLoop
 from kasmina.runs.decider import Answer, EpisodeTerms, by_policy, fallback
 from kasmina.runs.episode_log import Beginning
-from kasmina.runs.experience_client import EpisodeIntroduction, ExperienceClient
+from kasmina.runs.experience_client import ExperienceClient
 from kasmina.runs.policy_client import PolicyClient, PolicyRefused, PolicyUnavailable
 from kasmina.runs.run_control import RunControl, RunFailed
 from leyline.v1.decision_pb2 import SELECTION_MODE_UNSPECIFIED, DecisionQuery, SelectionMode
@@ -112,10 +112,23 @@ class RemoteDecider:
         """Ends the episode's stream of questions."""
         self._loop.run(self._policy.close())
 
+    def close(self) -> None:
+        """Ends the connections: nothing can be asked any more."""
+        self._loop.run(self._disconnect())
+
     async def _connect(self) -> tuple[PolicyClient, ExperienceClient]:
         # A channel belongs to the event loop in which it was opened.
-        policy = PolicyClient(open_channel(self._neighbours.policy))
-        return policy, ExperienceClient(open_channel(self._neighbours.experience))
+        self._channels = [
+            open_channel(settings)
+            for settings in (self._neighbours.policy, self._neighbours.experience)
+        ]
+        policy, experience = self._channels
+        return PolicyClient(policy), ExperienceClient(experience)
+
+    async def _disconnect(self) -> None:
+        await self._policy.close()
+        for channel in self._channels:
+            await channel.close()
 
     def _introduction(self) -> GetPolicyInfoResponse | None:
         """Who decides; None where the policy stays away longer than the grace."""
@@ -148,15 +161,8 @@ class RemoteDecider:
         """What the experience service said; None where it is away. The outbox's drainer tells it
         later then.
         """
-        introduction = EpisodeIntroduction(
-            run_id=terms.run_id,
-            episode_index=terms.episode_index,
-            policy=info.policy,
-            follows_registry=info.follows_registry,
-            mode=self._neighbours.mode,
-            horizon=terms.horizon,
-            slots=terms.slots,
-            spec_fingerprint=terms.spec_fingerprint,
+        introduction = terms.introduction(
+            info.policy, self._neighbours.mode, follows_registry=info.follows_registry
         )
 
         def begin() -> BeginEpisodeResponse:

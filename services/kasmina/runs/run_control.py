@@ -29,6 +29,10 @@ class RunCancelled(Exception):
         self.reason = reason
 
 
+class RunAbandoned(RunCancelled):
+    """Nobody has come back to the run for too long."""
+
+
 class RunFailed(Exception):
     """The run cannot go on, for a reason that the message says to people."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from kasmina.runs.database import Database
@@ -17,6 +18,7 @@ from leyline.v1.trainer_pb2 import (
     RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
+    Compute,
     RunSpec,
     RunState,
     WatchRunResponse,
@@ -63,6 +65,8 @@ class RunRecord:
     Attributes:
         number: grows with each run.
         spec: with its defaults.
+        compute: how it computes; None before a worker has settled it.
+        driven: whether a caller of DriveEpisode decides.
         cancel_reason: set when somebody has asked for the end.
         refused_items: items that the experience service would not take.
     """
@@ -70,6 +74,8 @@ class RunRecord:
     run_id: str
     number: int
     spec: RunSpec
+    compute: Compute | None
+    driven: bool
     state: RunState.ValueType
     status_message: str
     created_at: int
@@ -94,19 +100,28 @@ class RunLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, run_id: str, requested: RunSpec, spec: RunSpec, queue_limit: int) -> RunRecord:
-        """Queues a run, or returns the one that was asked for with the same words before.
+    def create(
+        self,
+        run_id: str,
+        requested: RunSpec,
+        spec: RunSpec,
+        queue_limit: int,
+        *,
+        driven: bool = False,
+    ) -> RunRecord:
+        """Queues a run, or returns the one that was asked for with the same words, in the same way,
+        before.
 
         Raises `RunExists` or `QueueFull`.
         """
         words = requested.SerializeToString(deterministic=True)
         with self._database.transaction() as connection:
             known = connection.execute(
-                "SELECT requested FROM runs WHERE run_id = ?", (run_id,)
+                "SELECT requested, driven FROM runs WHERE run_id = ?", (run_id,)
             ).fetchone()
             if known is None:
-                self._insert(connection, run_id, words, spec, queue_limit)
-            elif known["requested"] != words:
+                self._insert(connection, run_id, words, spec, queue_limit, driven)
+            elif (known["requested"], bool(known["driven"])) != (words, driven):
                 raise RunExists(run_id)
             return _select(connection, run_id)
 
@@ -127,13 +142,20 @@ class RunLog:
             ).fetchall()
         return [_record(row) for row in rows]
 
-    def next_to_work_on(self) -> str | None:
-        """The run that a worker had when it stopped, or else the one that has waited longest."""
+    def next_to_work_on(self, leave_out: Collection[str] = ()) -> str | None:
+        """The run that a worker had when it stopped, or else the one that has waited longest; of
+        those that are not to be left out.
+        """
+        marks = ", ".join("?" * len(leave_out))
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT run_id FROM runs WHERE state IN (?, ?, ?)"
-                " ORDER BY state = ?, number LIMIT 1",
-                (RUN_STATE_RUNNING, RUN_STATE_PAUSED, RUN_STATE_QUEUED, RUN_STATE_QUEUED),
+                f" AND run_id NOT IN ({marks}) ORDER BY state = ?, number LIMIT 1",
+                (
+                    *(RUN_STATE_RUNNING, RUN_STATE_PAUSED, RUN_STATE_QUEUED),
+                    *leave_out,
+                    RUN_STATE_QUEUED,
+                ),
             ).fetchone()
         return None if row is None else str(row["run_id"])
 
@@ -156,6 +178,24 @@ class RunLog:
         """
         with self._database.transaction() as connection:
             _change(connection, _select(connection, run_id), state, message)
+
+    def requested(self, run_id: str) -> RunSpec:
+        """The specification as it was asked for. Raises KeyError."""
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT requested FROM runs WHERE run_id = ?", (run_id,)
+            ).fetchone()
+        if row is None:
+            raise KeyError(run_id)
+        return RunSpec.FromString(row["requested"])
+
+    def settle_compute(self, run_id: str, compute: Compute) -> None:
+        """Writes down how the run computes."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET compute = ? WHERE run_id = ?",
+                (compute.SerializeToString(), run_id),
+            )
 
     def settle_spec(self, run_id: str, spec: RunSpec) -> None:
         """Writes down the defaults that were known only once the data was there."""
@@ -184,15 +224,24 @@ class RunLog:
             ).fetchone()
         return None if row is None else row["cancel_reason"]
 
-    def end(self, run_id: str, state: RunState.ValueType, message: str) -> None:
-        """Ends the run, and the episode that it is in; a run that has ended stays as it is."""
+    def end(
+        self,
+        run_id: str,
+        state: RunState.ValueType,
+        message: str,
+        termination: Termination.ValueType | None = None,
+    ) -> None:
+        """Ends the run, and the episode that it is in; a run that has ended stays as it is.
+
+        `termination` is the episode's. None: what goes with the state.
+        """
         with self._database.transaction() as connection:
             record = _select(connection, run_id)
             if not record.has_ended:
-                _end(connection, record, state, message[:_LONGEST_MESSAGE])
+                _end(connection, record, state, message[:_LONGEST_MESSAGE], termination)
 
     def count_crash(self, run_id: str) -> int:
-        """Crashes of the worker, this one included, since a step was last completed."""
+        """Crashes of the run's workers, this one included, since a step was last completed."""
         with self._database.transaction() as connection:
             steps = _select(connection, run_id).steps_completed
             row = connection.execute(
@@ -210,6 +259,7 @@ class RunLog:
         requested: bytes,
         spec: RunSpec,
         queue_limit: int,
+        driven: bool,
     ) -> None:
         waiting = connection.execute(
             "SELECT count(*) FROM runs WHERE state = ?", (RUN_STATE_QUEUED,)
@@ -217,9 +267,9 @@ class RunLog:
         if waiting >= queue_limit:
             raise QueueFull(run_id)
         connection.execute(
-            "INSERT INTO runs (run_id, requested, spec, state, status_message, created_at,"
-            " last_sequence, crashes, crashed_after) VALUES (?, ?, ?, ?, '', ?, 0, 0, 0)",
-            (run_id, requested, spec.SerializeToString(), RUN_STATE_QUEUED, time.time_ns()),
+            "INSERT INTO runs (run_id, requested, spec, driven, state, status_message, created_at,"
+            " last_sequence, crashes, crashed_after) VALUES (?, ?, ?, ?, ?, '', ?, 0, 0, 0)",
+            (run_id, requested, spec.SerializeToString(), driven, RUN_STATE_QUEUED, time.time_ns()),
         )
         append_state(connection, run_id, RUN_STATE_QUEUED, "")
 
@@ -232,8 +282,11 @@ def _select(connection: sqlite3.Connection, run_id: str) -> RunRecord:
 
 
 def _record(row: sqlite3.Row) -> RunRecord:
-    names = RunRecord.__dataclass_fields__.keys() - {"spec"}
-    return RunRecord(spec=RunSpec.FromString(row["spec"]), **{name: row[name] for name in names})
+    values = {name: row[name] for name in RunRecord.__dataclass_fields__}
+    values["spec"] = RunSpec.FromString(row["spec"])
+    values["compute"] = None if row["compute"] is None else Compute.FromString(row["compute"])
+    values["driven"] = bool(row["driven"])
+    return RunRecord(**values)
 
 
 def _change(
@@ -249,7 +302,11 @@ def _change(
 
 
 def _end(
-    connection: sqlite3.Connection, record: RunRecord, state: RunState.ValueType, message: str
+    connection: sqlite3.Connection,
+    record: RunRecord,
+    state: RunState.ValueType,
+    message: str,
+    termination: Termination.ValueType | None = None,
 ) -> None:
     open_episodes = connection.execute(
         "SELECT episode_index, steps FROM episodes WHERE run_id = ? AND termination = 0",
@@ -259,7 +316,7 @@ def _end(
         end = EpisodeEnd(
             run_id=record.run_id,
             episode_index=row["episode_index"],
-            termination=_TERMINATIONS[state],
+            termination=termination or _TERMINATIONS[state],
             steps=row["steps"],
             message=message,
         )

@@ -17,6 +17,8 @@ def run_message(record: RunRecord) -> Run:
         steps_completed=record.steps_completed,
         last_sequence=record.last_sequence,
         outbox_depth=record.outbox_depth,
+        compute=record.compute,
+        driven=record.driven,
     )
     message.created_at.FromNanoseconds(record.created_at)
     if record.started_at is not None:

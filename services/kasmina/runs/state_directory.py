@@ -19,10 +19,11 @@ class StateDirectoryBusy(Exception):
 
     def __init__(self, lock: Path, holder: str) -> None:
         super().__init__(
-            f"{lock.parent} is in use by another process ({holder or 'unknown'}); stop it, or set"
+            f"{lock} is in use by another process ({holder or 'unknown'}); stop it, or set"
             " LEYLINE_KASMINA_STATE_DIR to another folder"
         )
         self.lock = lock
+        self.holder = holder
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,47 @@ class StateDirectory:
         """Marks of faults injected by tests; see `kasmina.runs.fault`."""
         return self.root / "faults"
 
+    @property
+    def all_checkpoints(self) -> Path:
+        """Folder with a folder for each run that has checkpoints."""
+        return self.root / "checkpoints"
+
     def checkpoints(self, run_id: str) -> Path:
         """Folder of a run's checkpoints."""
-        return self.root / "checkpoints" / run_id
+        return self.all_checkpoints / run_id
 
     def checkpoint(self, run_id: str, episode_index: int, step: int) -> Path:
         """The checkpoint from which the episode goes on with `step`."""
         return self.checkpoints(run_id) / f"{episode_index}-{step}.safetensors"
 
-    def forget_checkpoints(self, run_id: str) -> None:
-        """Removes what is of no use once the run has ended."""
-        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
+    @property
+    def networks(self) -> Path:
+        """Folder with a folder for each run that has left networks."""
+        return self.root / "networks"
 
     def network(self, run_id: str, episode_index: int) -> Path:
         """The episode's final network."""
-        return self.root / "networks" / run_id / f"{episode_index}.safetensors"
+        return self.networks / run_id / f"{episode_index}.safetensors"
+
+    @property
+    def locks(self) -> Path:
+        """Folder of the locks of runs that have not ended."""
+        return self.root / "locks"
+
+    def lock(self, run_id: str) -> Path:
+        """The file that a run's worker has locked."""
+        return self.locks / run_id
+
+    def forget_work(self, run_id: str, *, keep_checkpoints: bool) -> None:
+        """Removes what is of no use once the run has ended."""
+        if not keep_checkpoints:
+            shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
+        self.lock(run_id).unlink(missing_ok=True)
+
+    def forget_run(self, run_id: str) -> None:
+        """Removes all that the run has left."""
+        self.forget_work(run_id, keep_checkpoints=False)
+        shutil.rmtree(self.networks / run_id, ignore_errors=True)
 
     @contextmanager
     def service_lock(self) -> Iterator[None]:
@@ -80,9 +107,12 @@ class StateDirectory:
             yield
 
     @contextmanager
-    def worker_lock(self, patience_s: float) -> Iterator[None]:
-        """Keeps other workers out, after waiting for one that is about to die with its service."""
-        with _locked(self.root / "worker.lock", patience_s):
+    def run_lock(self, run_id: str, patience_s: float) -> Iterator[None]:
+        """Keeps other workers off a run, after waiting for one that is about to die with its
+        service.
+        """
+        self.locks.mkdir(exist_ok=True)
+        with _locked(self.lock(run_id), patience_s):
             yield
 
 

@@ -1,8 +1,9 @@
 """The worker: a process that plays one run's episodes, and dies with the service that started it.
 
 The service writes an order to its standard input and keeps that open: when it ends, so does the
-worker. The worker answers on its standard output, one JSON object a line; everything else about the
-run is in the journal.
+worker. The worker answers on its standard output. Both write one JSON object a line; more than the
+order the service has to say only where a caller decides. Everything else about the run is in the
+journal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 import torch
@@ -20,25 +23,40 @@ from pydantic import BaseModel
 
 from chassis.logging import bind_call, configure, get_logger
 from kasmina.checkpoint import CheckpointError
-from kasmina.data.dataset import load_dataset
 from kasmina.data.errors import DatasetError
-from kasmina.runs import run_spec
 from kasmina.runs.background_loop import BackgroundLoop
+from kasmina.runs.caller_decider import CallerDecider
+from kasmina.runs.decider import Decider
 from kasmina.runs.disk import Disk
 from kasmina.runs.episode import Episode, EpisodeSetting
+from kasmina.runs.introducer import Introducer
 from kasmina.runs.journal import Journal
+from kasmina.runs.plan_decider import PlanDecider
+from kasmina.runs.preparation import prepare
 from kasmina.runs.remote_decider import Neighbours, RemoteDecider
-from kasmina.runs.run_control import RunCancelled, RunControl, RunFailed
+from kasmina.runs.run_control import RunAbandoned, RunCancelled, RunControl, RunFailed
 from kasmina.runs.run_log import RunRecord
 from kasmina.runs.state_directory import StateDirectory
 from kasmina.settings import KasminaSettings
-from leyline.v1.trainer_pb2 import RUN_STATE_CANCELLED, RUN_STATE_COMPLETED, RUN_STATE_FAILED
+from leyline.v1.trainer_pb2 import (
+    RUN_STATE_CANCELLED,
+    RUN_STATE_COMPLETED,
+    RUN_STATE_FAILED,
+    RunSpec,
+    RunState,
+)
+from leyline.v1.transition_pb2 import TERMINATION_ABANDONED, Termination
 
 _log = get_logger(__name__)
 
 _PREDECESSOR_PATIENCE_S = 30.0
+_WITHOUT_CHECKPOINT = (
+    "The run cannot go on without it. Its completed steps and ended episodes are kept; look after"
+    " the disk, and start a run of the same specification under another name"
+)
 
-Report = Callable[[dict[str, Any]], None]
+Message = dict[str, Any]
+_Ending = tuple[RunState.ValueType, str, Termination.ValueType | None]
 
 
 class Order(BaseModel):
@@ -46,80 +64,129 @@ class Order(BaseModel):
 
     Attributes:
         run_id: the run to play.
+        number: of the worker, among those that the service has at once.
         settings: the service's own.
     """
 
     run_id: str
+    number: int
     settings: KasminaSettings
 
 
-def work(order: Order, report: Report) -> None:
-    """Plays the run to its end, from wherever the journal says that it stands."""
-    settings = order.settings
-    torch.set_num_threads(settings.threads)
-    state = StateDirectory.open(settings.state_dir)
-    # The worker of a service that was killed may live for a moment longer.
-    with state.worker_lock(_PREDECESSOR_PATIENCE_S):
-        journal = Journal(state.journal)
-        disk = Disk(state.root, state.reserve, settings.min_free_bytes)
-        control = RunControl(
-            order.run_id, journal, disk, lambda reason: report({"disk_full": reason})
+@dataclass(frozen=True)
+class Line:
+    """To the service and back.
+
+    Attributes:
+        report: tells the service.
+        inbox: what the service says after the order.
+    """
+
+    report: Callable[[Message], None]
+    inbox: SimpleQueue[Message]
+
+
+class Worker:
+    """Plays one run to its end, from wherever the journal says that it stands."""
+
+    def __init__(self, order: Order, line: Line) -> None:
+        self._order = order
+        self._line = line
+        self._settings = order.settings
+        self._state = StateDirectory.open(self._settings.state_dir)
+        self._journal = Journal(self._state.journal)
+        self._control = RunControl(
+            order.run_id,
+            self._journal,
+            Disk(self._state.root, self._state.reserve, self._settings.min_free_bytes),
+            lambda reason: line.report({"disk_full": reason}),
         )
+
+    def work(self) -> None:
+        """Plays the run, and writes its end down."""
+        run_id, runs = self._order.run_id, self._journal.runs
+        # The worker of a service that was killed may live for a moment longer.
+        with self._state.run_lock(run_id, _PREDECESSOR_PATIENCE_S):
+            ending = self._ending()
+            if ending is not None:
+                self._control.persist(lambda: runs.end(run_id, *ending), to_the_end=True)
+            run = runs.get(run_id)
+            keep = run is not None and run.spec.keep_checkpoints
+            self._state.forget_work(run_id, keep_checkpoints=keep)
+
+    def _ending(self) -> _Ending | None:
+        """Plays the run; what state it ends in, why, and how the episode that it is in ends. None
+        where it had ended before.
+        """
         try:
-            run = control.persist(lambda: journal.runs.take(order.run_id))
+            run = self._control.persist(lambda: self._journal.runs.take(self._order.run_id))
             if run.has_ended:
-                state.forget_checkpoints(order.run_id)
-                return
-            control.check_cancelled()
-            _play(run, settings, state, journal, control)
-            ending = RUN_STATE_COMPLETED, ""
+                return None
+            self._control.check_cancelled()
+            self._play(run)
+        except RunAbandoned as abandoned:
+            return RUN_STATE_CANCELLED, abandoned.reason, TERMINATION_ABANDONED
         except RunCancelled as cancelled:
-            ending = RUN_STATE_CANCELLED, cancelled.reason
-        except (RunFailed, DatasetError, CheckpointError) as error:
-            _log.error("run failed", reason=str(error))
-            ending = RUN_STATE_FAILED, str(error)
-        control.persist(lambda: journal.runs.end(order.run_id, *ending), to_the_end=True)
-        state.forget_checkpoints(order.run_id)
+            return RUN_STATE_CANCELLED, cancelled.reason, None
+        except (RunFailed, DatasetError) as error:
+            return _failed(str(error))
+        except CheckpointError as error:
+            return _failed(f"{error}. {_WITHOUT_CHECKPOINT}")
+        return RUN_STATE_COMPLETED, "", None
 
+    def _play(self, run: RunRecord) -> None:
+        threads = self._settings.worker_threads if run.compute is None else run.compute.threads
+        torch.set_num_threads(threads)
+        device = _device(self._settings.device, self._order.number)
+        prepared = prepare(run, self._settings, self._journal, self._control, device, threads)
+        with BackgroundLoop() as loop:
+            setting = EpisodeSetting(
+                run_id=run.run_id,
+                spec=prepared.spec,
+                source=prepared.source,
+                journal=self._journal,
+                state=self._state,
+                control=self._control,
+                decider=self._decider(prepared.spec, loop, driven=run.driven),
+            )
+            for episode_index in range(prepared.spec.episodes):
+                bind_call(run_id=run.run_id, episode=episode_index)
+                Episode(setting, episode_index).play()
 
-def _play(
-    run: RunRecord,
-    settings: KasminaSettings,
-    state: StateDirectory,
-    journal: Journal,
-    control: RunControl,
-) -> None:
-    spec = run.spec
-    dataset = load_dataset(run_spec.dataset_settings(spec, settings.data, settings.cache))
-    run_spec.fill_in_sizes(spec, dataset)
-    control.persist(lambda: journal.runs.settle_spec(run.run_id, spec))
-    policy = settings.policies.get(spec.policy.endpoint)
-    if policy is None:
-        raise RunFailed(f"LEYLINE_KASMINA_POLICIES has no {spec.policy.endpoint!r} any more")
-    neighbours = Neighbours(
-        policy=settings.channel(policy),
-        experience=settings.channel(settings.experience),
-        decision_timeout_s=spec.policy.decision_timeout.ToNanoseconds() / 1e9,
-        policy_grace_s=settings.policy_grace_s,
-        experience_timeout_s=settings.experience_timeout_s,
-        mode=spec.policy.mode,
-        deterministic=spec.policy.deterministic,
-    )
-    with BackgroundLoop() as loop:
-        setting = EpisodeSetting(
-            run_id=run.run_id,
-            spec=spec,
-            dataset=dataset,
-            device=settings.device,
-            threads=settings.threads,
-            journal=journal,
-            state=state,
-            control=control,
-            decider=RemoteDecider(neighbours, loop, control),
+    def _decider(self, spec: RunSpec, loop: BackgroundLoop, *, driven: bool) -> Decider:
+        settings, line = self._settings, self._line
+        experience = settings.channel(settings.experience)
+        introducer = Introducer(experience, settings.experience_timeout_s, loop)
+        if driven:
+            patience_s = settings.drive_patience_s
+            return CallerDecider(line.report, line.inbox, introducer, self._control, patience_s)
+        if spec.policy.HasField("plan"):
+            return PlanDecider(spec.policy.plan, introducer)
+        policy = settings.policies.get(spec.policy.endpoint)
+        if policy is None:
+            raise RunFailed(f"LEYLINE_KASMINA_POLICIES has no {spec.policy.endpoint!r} any more")
+        neighbours = Neighbours(
+            policy=settings.channel(policy),
+            experience=experience,
+            decision_timeout_s=spec.policy.decision_timeout.ToNanoseconds() / 1e9,
+            policy_grace_s=settings.policy_grace_s,
+            experience_timeout_s=settings.experience_timeout_s,
+            mode=spec.policy.mode,
+            deterministic=spec.policy.deterministic,
         )
-        for episode_index in range(spec.episodes):
-            bind_call(run_id=run.run_id, episode=episode_index)
-            Episode(setting, episode_index).play()
+        return RemoteDecider(neighbours, loop, self._control)
+
+
+def _failed(why: str) -> _Ending:
+    _log.error("run failed", reason=why)
+    return RUN_STATE_FAILED, why, None
+
+
+def _device(kind: str, number: int) -> str:
+    """The device of a worker, as torch names it: one GPU after the other. Untested on a GPU."""
+    if kind != "cuda":
+        return kind
+    return f"cuda:{number % max(torch.cuda.device_count(), 1)}"
 
 
 def main() -> int:
@@ -129,19 +196,21 @@ def main() -> int:
     # Ctrl-C reaches the whole process group; the service decides what becomes of its worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reports = _claim_standard_output()
-    line = sys.stdin.readline()
-    if not line:
+    heard = _standard_input()
+    first = next(heard, None)
+    if first is None:
         return 0  # the service ended before there was a run
-    order = Order.model_validate_json(line)
+    order = Order.model_validate_json(first)
     configure("kasmina-worker", order.settings.log_level, order.settings.log_format)
-    threading.Thread(target=_die_with_the_service, daemon=True).start()
+    inbox: SimpleQueue[Message] = SimpleQueue()
+    threading.Thread(target=_listen, args=(heard, inbox), daemon=True).start()
 
-    def report(message: dict[str, Any]) -> None:
+    def report(message: Message) -> None:
         reports.write(json.dumps(message) + "\n")
         reports.flush()
 
     try:
-        work(order, report)
+        Worker(order, Line(report, inbox)).work()
     except Exception as error:
         _log.critical("worker crashed", run_id=order.run_id, exc_info=error)
         report({"crash": f"{type(error).__name__}: {error}"})
@@ -158,10 +227,19 @@ def _claim_standard_output() -> TextIO:
     return reports
 
 
-def _die_with_the_service() -> None:
+def _standard_input() -> Iterator[bytes]:
+    """The lines of standard input, to its end."""
     # Not by way of sys.stdin: a thread that waits in there would trouble an orderly exit.
-    while os.read(0, 4096):
-        pass
+    rest = b""
+    while piece := os.read(0, 65536):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+
+
+def _listen(heard: Iterator[bytes], inbox: SimpleQueue[Message]) -> None:
+    """Passes on what the service says, and dies with it."""
+    for line in heard:
+        inbox.put(json.loads(line))
     os._exit(1)
 
 

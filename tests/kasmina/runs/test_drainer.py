@@ -21,6 +21,7 @@ from kasmina.runs.episode_log import Beginning, Checkpoint
 from kasmina.runs.experience_client import ExperienceClient
 from kasmina.runs.journal import Journal
 from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED
+from leyline.v1.episode_pb2 import EpisodeOrigin, Seeds, Situation
 from leyline.v1.experience_pb2 import ExperienceItem
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
@@ -38,6 +39,8 @@ SPEC = RunSpec(
     observation_spec="seed",
 )
 
+ORIGIN = EpisodeOrigin(seeds=Seeds(order=5), situation=Situation(range="mixed"))
+
 
 def journal_with(path: Path, steps: int, fence: int | None = None) -> Journal:
     """A journal whose outbox has the steps of an episode, and its end."""
@@ -50,7 +53,7 @@ def add_run(journal: Journal, run_id: str, steps: int, fence: int | None = None)
     journal.runs.create(run_id, SPEC, SPEC, queue_limit=1)
     journal.runs.take(run_id)
     beginning = Beginning("coin", True, None, SELECTION_MODE_SAMPLED, fence)
-    journal.episodes.begin(beginning, EpisodeBegan(episode_index=0), run_id)
+    journal.episodes.begin(beginning, EpisodeBegan(episode_index=0, origin=ORIGIN), run_id)
     for step in range(steps):
         name = step_id(run_id, 0, step)
         journal.episodes.write_decision(name, fallback(name, "away"), None)
@@ -96,6 +99,7 @@ async def test_an_episode_that_nobody_introduced_is_begun_and_recorded(journal: 
     (introduction,) = experience.introductions
     assert (introduction.policy, introduction.follows_registry) == ("coin", True)
     assert (introduction.horizon, introduction.slots) == (9, 2)
+    assert introduction.origin == ORIGIN
 
 
 async def test_a_fence_that_is_known_is_used(tmp_path: Path) -> None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from tests.kasmina.neighbours import coin
+from tests.kasmina.runs.stage import Decide, Stage, at, by_coin, striped
+from tests.kasmina.runs.stage import stage as build_stage
 
 from chassis.validation import violations
 from kasmina.data.dataset import Dataset
 from kasmina.runs import episode as episode_module
-from kasmina.runs.decider import Answer, EpisodeTerms, fallback
-from kasmina.runs.disk import Disk
-from kasmina.runs.episode import Episode, EpisodeSetting
-from kasmina.runs.episode_log import Beginning, Decided
+from kasmina.runs.decider import fallback
+from kasmina.runs.episode_log import Decided
 from kasmina.runs.fault import Point
 from kasmina.runs.journal import Journal
-from kasmina.runs.run_control import RunCancelled, RunControl, RunFailed
-from kasmina.runs.run_spec import fill_in, fill_in_sizes
+from kasmina.runs.run_control import RunCancelled, RunFailed
 from kasmina.runs.state_directory import StateDirectory
-from kasmina.settings import KasminaSettings
 from kasmina.training.network_file import read_network
 from leyline.identity import sampling_seed
 from leyline.observation import SEED_SPEC
@@ -32,101 +29,20 @@ from leyline.v1.decision_pb2 import (
     ACTION_TYPE_CULL,
     ACTION_TYPE_GERMINATE,
     SELECTION_MODE_GREEDY,
-    ActionType,
-    Decision,
     DecisionQuery,
 )
 from leyline.v1.trainer_pb2 import (
-    DatasetSpec,
-    GrowthSpec,
     HostSpec,
-    RunSpec,
-    TrainingSpec,
-    WatchRunResponse,
 )
 from leyline.v1.transition_pb2 import (
     DECIDER_FALLBACK,
-    DECIDER_POLICY,
     EXECUTION_RESULT_EXECUTED,
     EXECUTION_RESULT_NO_OP,
     NO_OP_REASON_SLOT_EMPTY,
     NO_OP_REASON_SLOT_OCCUPIED,
     NO_OP_REASON_UNKNOWN_SLOT,
     TERMINATION_HORIZON,
-    Transition,
 )
-
-Decide = Callable[[DecisionQuery], Decided]
-
-
-def by_coin(query: DecisionQuery) -> Decided:
-    """The policy's own decision."""
-    return Decided(coin(query), DECIDER_POLICY, None)
-
-
-def at(slot_id: str, *actions: ActionType.ValueType) -> Decide:
-    """Does one thing after the other at a slot, and then repeats the last."""
-
-    def decide(query: DecisionQuery) -> Decided:
-        decision = Decision(
-            decision_id="scripted",
-            action_type=actions[min(query.snapshot.step_id.step, len(actions) - 1)],
-            slot_id=slot_id,
-            policy_version="scripted-1",
-            mode=SELECTION_MODE_GREEDY,
-        )
-        return Decided(decision, DECIDER_POLICY, None)
-
-    return decide
-
-
-@dataclass
-class Scripted:
-    """A decider that answers as it is told."""
-
-    answer: Decide = by_coin
-    asked: list[DecisionQuery] = field(default_factory=list)
-    begun: list[EpisodeTerms] = field(default_factory=list)
-    ended: int = 0
-
-    def begin(self, terms: EpisodeTerms) -> Beginning:
-        """Begins without a pin."""
-        self.begun.append(terms)
-        return Beginning("scripted", False, None, SELECTION_MODE_GREEDY, None)
-
-    def decide(self, query: DecisionQuery) -> Answer:
-        """What it is told."""
-        self.asked.append(query)
-        return Answer(self.answer(query), latency_s=0.25)
-
-    def end(self) -> None:
-        """Counts ends."""
-        self.ended += 1
-
-
-@dataclass
-class Stage:
-    """A run that can be played."""
-
-    setting: EpisodeSetting
-    journal: Journal
-    decider: Scripted
-
-    def play(self, episode_index: int = 0) -> None:
-        """Plays an episode."""
-        Episode(self.setting, episode_index).play()
-
-    @property
-    def transitions(self) -> list[Transition]:
-        """Those in the outbox."""
-        entries = self.journal.outbox.head(1000, 1 << 30)
-        return [e.item.transition for e in entries if e.item.HasField("transition")]
-
-    @property
-    def events(self) -> list[WatchRunResponse]:
-        """Since the worker took the run."""
-        return self.journal.events.after("run", 2)
-
 
 Build = Callable[..., Stage]
 
@@ -137,36 +53,10 @@ def stage(tmp_path: Path, stripes: Dataset) -> Iterator[Build]:
     state = StateDirectory.open(tmp_path / "state")
     journals: list[Journal] = []
 
-    def build(decide: Decide = by_coin, horizon: int = 4, **host: object) -> Stage:
-        spec = fill_in(
-            RunSpec(
-                host=HostSpec(channels=[4, 6, 8], **host),  # type: ignore[arg-type]
-                dataset=DatasetSpec(name="digits"),
-                training=TrainingSpec(horizon=horizon, batch_size=32),
-                growth=GrowthSpec(blend_intervals=1),
-                seed=11,
-            ),
-            KasminaSettings(),
-        )
-        fill_in_sizes(spec, stripes)
-        journal = Journal(state.journal)
-        journals.append(journal)
-        journal.runs.create("run", spec, spec, queue_limit=9)
-        journal.runs.take("run")
-        decider = Scripted(decide)
-        control = RunControl("run", journal, Disk(state.root, state.reserve, 0), print)
-        setting = EpisodeSetting(
-            run_id="run",
-            spec=spec,
-            dataset=stripes,
-            device="cpu",
-            threads=1,
-            journal=journal,
-            state=state,
-            control=control,
-            decider=decider,
-        )
-        return Stage(setting, journal, decider)
+    def build(decide: Decide = by_coin, horizon: int = 4, **parts: object) -> Stage:
+        built = build_stage(state, stripes, striped(horizon, **parts), decide)
+        journals.append(built.journal)
+        return built
 
     threads = torch.get_num_threads()
     yield build
@@ -205,7 +95,7 @@ def test_every_transition_keeps_the_contract_and_continues_the_one_before(stage:
     assert len(transitions[0].facts.validation_correct) == 5  # 40 images, a bit each
 
 
-def test_the_end_has_its_network_and_leaves_no_checkpoint(stage: Build) -> None:
+def test_the_end_has_its_network_and_leaves_no_checkpoint(stage: Build, stripes: Dataset) -> None:
     run = stage()
     run.play()
     record = run.journal.episodes.get("run", 0)
@@ -214,7 +104,8 @@ def test_the_end_has_its_network_and_leaves_no_checkpoint(stage: Build) -> None:
     path = run.setting.state.network("run", 0)
     assert path.stat().st_size == record.network_size
     grown = read_network(path)
-    validation = run.setting.dataset.validation
+    assert grown.manifest["origin"] == {"run_id": "run", "episode_index": 0}
+    validation = stripes.validation
     right = (grown.classify(validation.images).argmax(1) == validation.labels).double().mean()
     assert float(right) == pytest.approx(run.transitions[-1].next_snapshot.val_accuracy)
     assert not list(run.setting.state.checkpoints("run").iterdir())
@@ -238,7 +129,8 @@ def test_what_was_done_stands_beside_what_was_decided(stage: Build) -> None:
 
 @pytest.mark.parametrize("slot_id", ["attic", "slot-0"])
 def test_a_slot_that_the_run_does_not_use_is_unknown_to_it(stage: Build, slot_id: str) -> None:
-    run = stage(at(slot_id, ACTION_TYPE_ADVANCE), horizon=1, slots=["slot-1", "slot-2"])
+    host = HostSpec(channels=[4, 6, 8], slots=["slot-1", "slot-2"])
+    run = stage(at(slot_id, ACTION_TYPE_ADVANCE), horizon=1, host=host)
     run.play()
     (transition,) = run.transitions
     assert transition.execution.no_op_reason == NO_OP_REASON_UNKNOWN_SLOT
@@ -322,9 +214,30 @@ def test_the_end_that_was_asked_for_comes_between_two_steps(stage: Build) -> Non
     assert run.decider.ended == 1
 
 
-def test_a_host_too_deep_for_its_images_fails_the_run_with_the_reason(stage: Build) -> None:
-    run = stage()
-    del run.setting.spec.host.channels[:]
-    run.setting.spec.host.channels.extend([2] * 5)
-    with pytest.raises(RunFailed, match="weak-cnn with 5 stages"):
+def test_a_host_that_cannot_be_built_for_the_images_fails_the_run_with_the_reason(
+    stage: Build,
+) -> None:
+    run = stage(host=HostSpec(name="vit", options={"patch": "7"}))
+    with pytest.raises(RunFailed, match="patch of vit is 7; it does not divide images of 16x16"):
         run.play()
+
+
+def test_an_episodes_origin_is_told_to_watchers_and_deciders_and_to_no_snapshot(
+    stage: Build,
+) -> None:
+    run = stage(horizon=1)
+    run.play()
+    record = run.journal.episodes.get("run", 0)
+    assert record is not None
+    began = run.events[0].episode_began
+    assert record.origin == began.origin == run.decider.begun[0].origin
+    used = {field.name for field, _ in record.origin.seeds.ListFields()}
+    assert used == {"initialization", "order", "augmentation", "blueprint"}
+    assert not record.origin.HasField("situation")
+
+
+def test_checkpoints_that_are_to_be_kept_are(stage: Build) -> None:
+    run = stage(horizon=3, keep_checkpoints=True)
+    run.play()
+    kept = run.setting.state.checkpoints("run").iterdir()
+    assert sorted(path.name for path in kept) == [f"0-{step}.safetensors" for step in range(3)]

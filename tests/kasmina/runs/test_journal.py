@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.kasmina.neighbours import step_id
 
-from kasmina.runs.database import Database, SchemaTooNew
+from kasmina.runs.database import Database, SchemaMismatch
 from kasmina.runs.decider import fallback
 from kasmina.runs.disk import DiskFull
 from kasmina.runs.episode_log import Beginning, Checkpoint, FinalNetwork
@@ -27,6 +29,7 @@ from leyline.v1.trainer_pb2 import (
     RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
+    Compute,
     EpisodeBegan,
     RunSpec,
     StepCompleted,
@@ -34,6 +37,7 @@ from leyline.v1.trainer_pb2 import (
 )
 from leyline.v1.transition_pb2 import (
     EXECUTION_RESULT_EXECUTED,
+    TERMINATION_ABANDONED,
     TERMINATION_CANCELLED,
     TERMINATION_FAILED,
     TERMINATION_HORIZON,
@@ -96,6 +100,31 @@ def test_the_run_that_a_worker_had_goes_before_those_that_wait(journal: Journal)
     assert journal.runs.next_to_work_on() == "run"
     journal.runs.end("run", RUN_STATE_FAILED, "")
     assert journal.runs.next_to_work_on() == "waiting"
+
+
+def test_runs_that_are_left_out_are_passed_over(journal: Journal) -> None:
+    for name in ("waiting", "last"):
+        journal.runs.create(name, RunSpec(), RunSpec(), queue_limit=5)
+    assert journal.runs.next_to_work_on({"run"}) == "waiting"
+    assert journal.runs.next_to_work_on({"run", "waiting"}) == "last"
+    assert journal.runs.next_to_work_on({"run", "waiting", "last"}) is None
+
+
+def test_a_driven_run_is_another_than_one_that_a_policy_decides(journal: Journal) -> None:
+    driven = journal.runs.create("driven", RunSpec(), RunSpec(), queue_limit=5, driven=True)
+    assert driven.driven
+    assert journal.runs.create("driven", RunSpec(), RunSpec(), 5, driven=True) == driven
+    with pytest.raises(RunExists):
+        journal.runs.create("driven", RunSpec(), RunSpec(), queue_limit=5)
+
+
+def test_how_a_run_computes_is_known_once_it_is_settled(journal: Journal) -> None:
+    before = journal.runs.get("run")
+    journal.runs.settle_compute("run", Compute(device="cpu", threads=3))
+    after = journal.runs.get("run")
+    assert before is not None
+    assert after is not None
+    assert (before.compute, after.compute) == (None, Compute(device="cpu", threads=3))
 
 
 def test_a_run_that_has_ended_stays_as_it_is(journal: Journal) -> None:
@@ -202,6 +231,25 @@ def test_the_end_of_a_run_ends_the_episode_that_it_is_in(
     assert (end.termination, end.steps, end.message) == (termination, 1, "that is why")
 
 
+def test_an_abandoned_run_is_cancelled_and_its_episode_abandoned(journal: Journal) -> None:
+    journal.runs.end("run", RUN_STATE_CANCELLED, "nobody came", TERMINATION_ABANDONED)
+    end = journal.outbox.head(10, 1 << 20)[-1].item.episode_end
+    assert (end.termination, end.message) == (TERMINATION_ABANDONED, "nobody came")
+    assert journal.events.end_of("run", 0) == end
+
+
+def test_a_step_is_found_again_as_watchers_were_told_of_it(journal: Journal) -> None:
+    for step in range(3):
+        complete(journal, step)
+    journal.runs.change("run", RUN_STATE_PAUSED, "why")
+    decided, completed = journal.events.of_step(step_id("run", 0, 1))
+    assert decided.step_id == completed.step_id == step_id("run", 0, 1)
+    with pytest.raises(KeyError):
+        journal.events.of_step(step_id("run", 0, 3))
+    with pytest.raises(KeyError):
+        journal.events.end_of("run", 0)
+
+
 def test_crashes_count_up_until_a_step_is_completed(journal: Journal) -> None:
     assert [journal.runs.count_crash("run") for _ in range(3)] == [1, 2, 3]
     complete(journal, 0)
@@ -297,10 +345,42 @@ def test_a_journal_that_cannot_grow_says_that_the_disk_is_full(tmp_path: Path) -
     database.close()
 
 
-def test_a_journal_of_a_later_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "age"), [(1, "earlier"), (99, "later")])
+def test_a_journal_of_another_version_is_refused_with_what_to_do(
+    tmp_path: Path, version: int, age: str
+) -> None:
     path = tmp_path / "journal.sqlite3"
     Journal(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(SchemaTooNew, match="99"):
+        connection.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(SchemaMismatch) as refused:
         Journal(path)
+    for word in (age, str(version), "LEYLINE_KASMINA_STATE_DIR"):
+        assert word in str(refused.value)
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from kasmina.runs.journal import Journal
+from leyline.v1.trainer_pb2 import RUN_STATE_PAUSED, RUN_STATE_RUNNING, RunSpec
+
+journal, run_id = Journal(Path(sys.argv[1])), sys.argv[2]
+journal.runs.create(run_id, RunSpec(), RunSpec(), queue_limit=99)
+journal.runs.take(run_id)
+for number in range(50):
+    journal.runs.change(run_id, RUN_STATE_PAUSED, f"the {number}th time")
+    journal.runs.change(run_id, RUN_STATE_RUNNING, "")
+"""
+
+
+def test_four_workers_write_at_once_and_each_finds_all_that_it_wrote(
+    tmp_path: Path, journal: Journal
+) -> None:
+    command = [sys.executable, "-c", _WRITER, str(tmp_path / "journal.sqlite3")]
+    writers = [subprocess.Popen([*command, f"run-{number}"]) for number in range(4)]
+    assert [writer.wait() for writer in writers] == [0] * 4
+    for number in range(4):
+        events = journal.events.after(f"run-{number}", 0)
+        assert [event.sequence for event in events] == list(range(1, 103))
+        assert events[-2].state_changed.message == "the 49th time"

@@ -36,15 +36,18 @@ from leyline.v1.decision_pb2 import (
     DecisionQuery,
     SelectionMode,
 )
+from leyline.v1.episode_pb2 import EpisodeOrigin, Seeds
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.snapshot_pb2 import STAGE_DORMANT, MultiSlotSnapshot, SlotReading
 from leyline.v1.trainer_pb2 import RUN_STATE_PAUSED, RUN_STATE_RUNNING, RunSpec
 from leyline.v1.transition_pb2 import DECIDER_FALLBACK, DECIDER_POLICY
 
+ORIGIN = EpisodeOrigin(seeds=Seeds(order=5))
+
 
 def terms(spec_fingerprint: str = SEED_SPEC.fingerprint, pin: str | None = None) -> EpisodeTerms:
     """An episode of two slots."""
-    return EpisodeTerms("run", 0, 5, 2, spec_fingerprint, pin)
+    return EpisodeTerms("run", 0, 5, 2, spec_fingerprint, pin, ORIGIN)
 
 
 def query(step: int = 1, pin: str | None = None) -> DecisionQuery:
@@ -130,6 +133,7 @@ async def test_an_episode_is_pinned_to_the_version_that_the_experience_service_g
     introduction = experience.introductions[0]
     assert (introduction.horizon, introduction.slots) == (5, 2)
     assert introduction.follows_registry
+    assert introduction.origin == ORIGIN
 
 
 async def test_without_the_experience_service_an_episode_begins_unpinned(

@@ -5,22 +5,54 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.kasmina.conftest import CLASSES, striped_images
 
 from chassis.errors import ErrorCode, LeylineError
-from kasmina.runs import run_spec
+from chassis.validation import violations
+from kasmina.data.dataset import Dataset
+from kasmina.network.blueprint import blueprint_names
+from kasmina.runs.run_checks import check
+from kasmina.runs.run_control import RunFailed
+from kasmina.runs.run_defaults import fill_in, fill_in_data
+from kasmina.runs.run_spec import dataset_settings, trainer_config
+from kasmina.runs.situation import shipped_range
 from kasmina.settings import KasminaSettings
-from kasmina.training.configuration import TrainerConfig
-from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED
+from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
+from leyline.v1.decision_pb2 import (
+    ACTION_TYPE_GERMINATE,
+    ACTION_TYPE_WAIT,
+    SELECTION_MODE_GREEDY,
+    SELECTION_MODE_SAMPLED,
+)
+from leyline.v1.episode_pb2 import (
+    DoubleRange,
+    EpisodeOrigin,
+    Seeds,
+    Situation,
+    SituationRange,
+)
 from leyline.v1.trainer_pb2 import (
-    LEARNING_RATE_SCHEDULE_CONSTANT,
+    ALPHA_SCHEDULE_COSINE,
+    ALPHA_SCHEDULE_SIGMOID,
+    BLUEPRINT_CHOICE_FIXED,
+    BLUEPRINT_CHOICE_RANDOM,
+    BLUEPRINT_CHOICE_ROUND_ROBIN,
+    LEARNING_RATE_SCHEDULE_CONSTANT_THEN_COSINE,
     PRECISION_BF16,
+    PRECISION_FP32,
+    Compute,
     DatasetSpec,
     GrowthSpec,
     HostSpec,
+    Plan,
+    PlannedAction,
     PolicySpec,
     RunSpec,
     TrainingSpec,
 )
+
+FP32 = Compute(device="cpu", precision=PRECISION_FP32, threads=1)
+ORIGIN = EpisodeOrigin(seeds=Seeds(initialization=1, order=2, augmentation=3, blueprint=4))
 
 
 @pytest.fixture
@@ -34,92 +66,270 @@ def digits(**parts: object) -> RunSpec:
     return RunSpec(dataset=DatasetSpec(name="digits"), **parts)  # type: ignore[arg-type]
 
 
+def simulator(**parts: object) -> RunSpec:
+    """A specification on the simulator."""
+    options = parts.pop("options", {})
+    host = HostSpec(name="simulator", options=options)  # type: ignore[arg-type]
+    return RunSpec(host=host, **parts)  # type: ignore[arg-type]
+
+
+def planned(*actions: PlannedAction, **policy: object) -> PolicySpec:
+    """A policy that is a plan."""
+    return PolicySpec(plan=Plan(actions=actions), **policy)  # type: ignore[arg-type]
+
+
+def situations(**distributions: object) -> SituationRange:
+    """A range of one's own."""
+    return SituationRange(name="mine", **distributions)  # type: ignore[arg-type]
+
+
 def refusal(spec: RunSpec, settings: KasminaSettings) -> LeylineError:
     """What a specification is refused with."""
+    assert violations(spec) == ()
     with pytest.raises(LeylineError) as error:
-        run_spec.check(run_spec.fill_in(spec, settings), settings)
+        check(fill_in(spec, settings), settings)
     return error.value
+
+
+def small_images(training: int, validation: int) -> Dataset:
+    """Stripes, so many."""
+    images = striped_images(training, seed=1, side=8), striped_images(validation, seed=2, side=8)
+    return Dataset("stripes", *images, classes=CLASSES, augmented=True)
 
 
 def test_a_specification_that_names_only_its_data_is_filled_in(settings: KasminaSettings) -> None:
     requested = digits()
-    spec = run_spec.fill_in(requested, settings)
+    spec = fill_in(requested, settings)
     assert requested == digits()
     defaults = TrainerConfig()
-    assert (spec.host.name, tuple(spec.host.channels)) == (defaults.host, defaults.channels)
+    assert (spec.host.name, tuple(spec.host.channels)) == (defaults.host, (16, 32, 64))
     assert list(spec.host.slots) == ["slot-0", "slot-1", "slot-2"]
     assert dict(spec.growth.blueprints) == dict.fromkeys(spec.host.slots, "conv3x3")
     assert spec.training.learning_rate == defaults.learning_rate
+    assert spec.training.interval_epochs == 1
     assert not spec.training.HasField("clip_norm")
+    assert not spec.training.HasField("constant_share")
     assert spec.policy.endpoint == "default"
     assert spec.policy.mode == SELECTION_MODE_SAMPLED
     assert spec.policy.decision_timeout.seconds == 3
     assert (spec.episodes, spec.observation_spec) == (1, "seed")
-    run_spec.check(spec, settings)
+    check(spec, settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("weak-cnn", [16, 32, 64]), ("resnet18", [64, 128, 256, 512]), ("vit", [96, 96, 96])],
+)
+def test_a_host_that_is_only_named_shows_its_own_widths_and_slots(
+    settings: KasminaSettings, name: str, channels: list[int]
+) -> None:
+    spec = fill_in(digits(host=HostSpec(name=name)), settings)
+    assert list(spec.host.channels) == channels
+    assert list(spec.host.slots) == [f"slot-{depth}" for depth in range(len(channels))]
+    check(spec, settings)
 
 
 def test_what_is_given_is_kept(settings: KasminaSettings) -> None:
-    spec = run_spec.fill_in(
+    spec = fill_in(
         digits(
-            host=HostSpec(channels=[2, 3], slots=["slot-1"]),
+            host=HostSpec(channels=[2, 3, 4], slots=["slot-0", "slot-2"], options={"blocks": "2"}),
             training=TrainingSpec(
                 batch_size=10,
                 interval_batches=3,
                 horizon=5,
                 learning_rate=0.5,
-                schedule=LEARNING_RATE_SCHEDULE_CONSTANT,
+                schedule=LEARNING_RATE_SCHEDULE_CONSTANT_THEN_COSINE,
+                constant_share=0.25,
                 momentum=0.0,
                 weight_decay=0.0,
                 clip_norm=2.0,
                 label_smoothing=0.1,
                 precision=PRECISION_BF16,
+                compile=True,
             ),
-            growth=GrowthSpec(blueprints={"slot-1": "conv1x1"}, blend_intervals=2),
+            growth=GrowthSpec(
+                choice=BLUEPRINT_CHOICE_ROUND_ROBIN,
+                candidates=["norm", "conv1x1"],
+                blend_intervals=2,
+                alpha_schedule=ALPHA_SCHEDULE_SIGMOID,
+                planted={"slot-2": "conv1x1"},
+            ),
         ),
         settings,
     )
-    run_spec.check(spec, settings)
-    config = run_spec.trainer_config(spec, 0, threads=1)
-    assert config == TrainerConfig(
-        seed=config.seed,
+    check(spec, settings)
+    compute = Compute(device="cpu", precision=PRECISION_BF16, threads=3, compiled=True)
+    assert trainer_config(spec, ORIGIN, compute) == TrainerConfig(
+        seeds=EpisodeSeeds(initialization=1, order=2, augmentation=3, blueprint=4),
         horizon=5,
-        channels=(2, 3),
+        channels=(2, 3, 4),
+        host_options={"blocks": "2"},
+        slots=("slot-0", "slot-2"),
+        planted={"slot-2": "conv1x1"},
         batch_size=10,
         interval_batches=3,
         learning_rate=0.5,
-        schedule="constant",
+        schedule="constant-then-cosine",
+        constant_share=0.25,
         momentum=0.0,
         weight_decay=0.0,
         clip_norm=2.0,
         label_smoothing=0.1,
         blend_intervals=2,
-        blueprints=("conv3x3", "conv1x1"),
+        alpha_schedule="sigmoid",
+        blueprint_choice="round-robin",
+        candidates=("norm", "conv1x1"),
         precision="bf16",
-        threads=1,
+        compile=True,
+        threads=3,
     )
 
 
-def test_every_episode_has_a_seed_of_its_own_and_the_same_images(
+def test_a_situation_takes_the_place_of_what_the_specification_says(
     settings: KasminaSettings,
 ) -> None:
-    spec = run_spec.fill_in(digits(seed=3), settings)
-    other = run_spec.fill_in(digits(seed=4), settings)
-    seeds = {run_spec.trainer_config(s, i, 1).seed for s in (spec, other) for i in range(3)}
-    assert len(seeds) == 6
-    assert run_spec.trainer_config(spec, 2, 1) == run_spec.trainer_config(spec, 2, 1)
-    images = [run_spec.dataset_settings(s, None, None).split_seed for s in (spec, other)]
-    assert images[0] != images[1]
+    spec = fill_in(digits(), settings)
+    situation = Situation(range="mine", channels=[16, 4, 64], learning_rate=0.3, duds=["norm"])
+    origin = EpisodeOrigin(seeds=ORIGIN.seeds, situation=situation)
+    config = trainer_config(spec, origin, FP32)
+    assert (config.channels, config.learning_rate, config.duds) == ((16, 4, 64), 0.3, ("norm",))
+    plain = trainer_config(spec, ORIGIN, FP32)
+    assert (plain.channels, plain.learning_rate, plain.duds) == ((16, 32, 64), 0.1, ())
+
+
+SETTLED_AGAIN = {
+    "nothing": digits(),
+    "epochs": digits(training=TrainingSpec(interval_epochs=3, batch_size=7)),
+    "batches": digits(training=TrainingSpec(interval_batches=5)),
+    "bend": digits(training=TrainingSpec(schedule=LEARNING_RATE_SCHEDULE_CONSTANT_THEN_COSINE)),
+    "random": digits(growth=GrowthSpec(choice=BLUEPRINT_CHOICE_RANDOM)),
+    "planted": digits(growth=GrowthSpec(planted={"slot-1": "norm"})),
+    "vit": digits(host=HostSpec(name="vit", options={"dropout": "0.1"}, slots=["slot-2"])),
+    "plan": digits(policy=planned()),
+    "range": digits(situations=situations(dud_probability=0.5)),
+    "mixed": RunSpec(
+        dataset=DatasetSpec(name="digits", training_images=10_000),
+        situations=SituationRange(name="mixed"),
+    ),
+    "simulator": simulator(),
+    "simulated slots": simulator(options={"family": "default", "slots": "6"}, episodes=9),
+    "simulator fixed": simulator(growth=GrowthSpec(choice=BLUEPRINT_CHOICE_FIXED)),
+}
+
+
+@pytest.mark.parametrize("requested", SETTLED_AGAIN.values(), ids=SETTLED_AGAIN.keys())
+def test_a_settled_specification_given_again_is_the_same_run(
+    settings: KasminaSettings, requested: RunSpec
+) -> None:
+    filled = fill_in(requested, settings)
+    check(filled, settings)
+    assert fill_in(filled, settings) == filled
+    assert violations(filled) == ()
+    if filled.host.name == "simulator":
+        return
+    settled = RunSpec()
+    settled.CopyFrom(filled)
+    if settled.HasField("situations"):
+        settled.situations.ClearField("training_images")  # more than there are here
+    fill_in_data(settled, small_images(training=96, validation=40))
+    settled.training.precision = PRECISION_FP32
+    assert violations(settled) == ()
+    again = fill_in(settled, settings)
+    fill_in_data(again, small_images(training=96, validation=40))
+    assert again == settled
+    assert trainer_config(again, ORIGIN, FP32) == trainer_config(settled, ORIGIN, FP32)
+
+
+def test_a_driven_run_has_no_policy_of_its_own(settings: KasminaSettings) -> None:
+    spec = fill_in(digits(policy=PolicySpec(endpoint="nobody")), settings, driven=True)
+    assert not spec.HasField("policy")
+    check(spec, settings)
+    assert fill_in(spec, settings, driven=True) == spec
+
+
+def test_intervals_are_counted_in_batches_once_the_images_are_known(
+    settings: KasminaSettings,
+) -> None:
+    training = TrainingSpec(interval_epochs=3, batch_size=10)
+    spec = fill_in(digits(training=training), settings)
+    fill_in_data(spec, small_images(training=95, validation=40))
+    assert (spec.training.interval_batches, spec.training.interval_epochs) == (28, 0)
+    assert (spec.dataset.training_images, spec.dataset.validation_images) == (95, 40)
+
+
+def test_situations_cannot_have_more_images_than_there_are(settings: KasminaSettings) -> None:
+    spec = fill_in(digits(situations=situations(training_images=[90, 97])), settings)
+    with pytest.raises(RunFailed, match=r"goes up to 97, and .* has 96"):
+        fill_in_data(spec, small_images(training=96, validation=40))
+
+
+def test_a_shipped_range_that_is_only_named_shows_its_distributions(
+    settings: KasminaSettings,
+) -> None:
+    spec = fill_in(digits(situations=SituationRange(name="held-out")), settings)
+    assert spec.situations == shipped_range("held-out")
+
+
+def test_every_run_has_images_of_its_own_and_a_data_seed_pairs_them(
+    settings: KasminaSettings,
+) -> None:
+    one, other, paired = (
+        dataset_settings(spec, None, None).split_seed
+        for spec in (
+            digits(seed=3),
+            digits(seed=4),
+            digits(seed=5, seeds=Seeds(data=11)),
+        )
+    )
+    assert len({one, other, paired}) == 3
+    again = digits(seed=6, seeds=Seeds(data=11))
+    assert dataset_settings(again, None, None).split_seed == paired
+
+
+def test_the_simulator_is_filled_in_from_its_family(settings: KasminaSettings) -> None:
+    spec = fill_in(simulator(options={"slots": "6"}), settings)
+    check(spec, settings)
+    assert dict(spec.host.options) == {"family": "default", "slots": "6"}
+    assert list(spec.host.slots) == [f"slot-{depth}" for depth in range(6)]
+    assert spec.training == TrainingSpec(horizon=30)
+    assert spec.growth.choice == BLUEPRINT_CHOICE_RANDOM
+    assert sorted(spec.growth.candidates) == sorted(blueprint_names())
+    assert not spec.HasField("dataset")
+
+
+WAIT_LATE = PlannedAction(step=20, action_type=ACTION_TYPE_WAIT)
+IN_THE_ATTIC = PlannedAction(step=0, action_type=ACTION_TYPE_GERMINATE, slot_id="attic")
+BAD = ErrorCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
-    ("spec", "code", "field", "known"),
+    ("spec", "code", "field", "words"),
     [
         (
             digits(host=HostSpec(name="strong-cnn")),
             ErrorCode.UNKNOWN_HOST,
             "spec.host.name",
-            "weak-cnn",
+            "resnet18, simulator, vit, weak-cnn",
         ),
+        (
+            digits(host=HostSpec(name="vit", options={"width": "9"})),
+            BAD,
+            "spec.host.options",
+            "vit knows",
+        ),
+        (
+            digits(host=HostSpec(name="vit", options={"depth": "none"})),
+            BAD,
+            "spec.host.options",
+            "whole number",
+        ),
+        (
+            digits(host=HostSpec(name="resnet18", channels=[1, 2])),
+            BAD,
+            "spec.host.channels",
+            "resnet18 has 4",
+        ),
+        (RunSpec(), BAD, "spec.dataset.name", "digits"),
         (
             RunSpec(dataset=DatasetSpec(name="mnist")),
             ErrorCode.UNKNOWN_DATASET,
@@ -139,10 +349,28 @@ def test_every_episode_has_a_seed_of_its_own_and_the_same_images(
             "conv3x3",
         ),
         (
+            digits(growth=GrowthSpec(planted={"slot-0": "conv9x9"})),
+            ErrorCode.UNKNOWN_BLUEPRINT,
+            'spec.growth.planted["slot-0"]',
+            "conv3x3",
+        ),
+        (
+            digits(growth=GrowthSpec(choice=BLUEPRINT_CHOICE_RANDOM, candidates=["norm", "oak"])),
+            ErrorCode.UNKNOWN_BLUEPRINT,
+            "spec.growth.candidates[1]",
+            "conv3x3",
+        ),
+        (
             digits(growth=GrowthSpec(blueprints={"slot-7": "conv3x3"})),
             ErrorCode.UNKNOWN_SLOT,
             'spec.growth.blueprints["slot-7"]',
             "slot-0, slot-1, slot-2",
+        ),
+        (
+            digits(host=HostSpec(slots=["slot-1"]), growth=GrowthSpec(planted={"slot-0": "norm"})),
+            ErrorCode.UNKNOWN_SLOT,
+            'spec.growth.planted["slot-0"]',
+            "known: slot-1",
         ),
         (
             digits(host=HostSpec(slots=["slot-0", "attic"])),
@@ -151,32 +379,159 @@ def test_every_episode_has_a_seed_of_its_own_and_the_same_images(
             "slot-0, slot-1, slot-2",
         ),
         (
+            digits(policy=planned(IN_THE_ATTIC)),
+            ErrorCode.UNKNOWN_SLOT,
+            "spec.policy.plan.actions[0].slot_id",
+            "slot-0, slot-1, slot-2",
+        ),
+        (
+            digits(policy=planned(WAIT_LATE)),
+            BAD,
+            "spec.policy.plan.actions[0].step",
+            "less than the horizon, 20",
+        ),
+        (digits(policy=planned(endpoint="default")), BAD, "spec.policy.endpoint", "asks no policy"),
+        (
+            digits(policy=planned(mode=SELECTION_MODE_SAMPLED)),
+            BAD,
+            "spec.policy.mode",
+            "asks no policy",
+        ),
+        (
+            digits(growth=GrowthSpec(candidates=["norm"])),
+            BAD,
+            "spec.growth.candidates",
+            "set blueprints",
+        ),
+        (
+            digits(
+                growth=GrowthSpec(choice=BLUEPRINT_CHOICE_RANDOM, blueprints={"slot-0": "norm"})
+            ),
+            BAD,
+            "spec.growth.blueprints",
+            "set candidates",
+        ),
+        (
+            digits(growth=GrowthSpec(planted={"slot-0": "norm"}, blueprints={"slot-0": "norm"})),
+            BAD,
+            'spec.growth.blueprints["slot-0"]',
+            "from step 0 on",
+        ),
+        (
             digits(observation_spec="everything"),
-            ErrorCode.INVALID_ARGUMENT,
+            BAD,
             "spec.observation_spec",
             "seed, extended",
         ),
         (
             digits(training=TrainingSpec(batch_size=1)),
-            ErrorCode.INVALID_ARGUMENT,
+            BAD,
             "spec.training.batch_size",
             "at least 2",
         ),
+        (
+            digits(training=TrainingSpec(constant_share=0.3)),
+            BAD,
+            "spec.training.constant_share",
+            "CONSTANT_THEN_COSINE",
+        ),
+        (
+            digits(situations=SituationRange(name="wild")),
+            BAD,
+            "spec.situations.name",
+            "held-out, mixed",
+        ),
+        (
+            digits(situations=SituationRange(name="held-out", dud_probability=0.9)),
+            BAD,
+            "spec.situations.name",
+            "other distributions",
+        ),
+        (
+            digits(situations=situations(bottleneck_probability=0.5)),
+            BAD,
+            "spec.situations.bottleneck_factor",
+            "required",
+        ),
+        (
+            digits(
+                host=HostSpec(name="vit"),
+                situations=situations(
+                    bottleneck_probability=0.5, bottleneck_factor=DoubleRange(low=0.5, high=0.5)
+                ),
+            ),
+            BAD,
+            "spec.situations.bottleneck_probability",
+            "no widths of their own",
+        ),
+        (
+            RunSpec(
+                dataset=DatasetSpec(name="digits", training_images=100),
+                situations=situations(training_images=[50, 200]),
+            ),
+            BAD,
+            "spec.situations.training_images",
+            "100",
+        ),
+        (simulator(dataset=DatasetSpec(name="digits")), BAD, "spec.dataset", "needs no data"),
+        (simulator(options={"colour": "red"}), BAD, "spec.host.options", "family, slots"),
+        (simulator(options={"family": "wild"}), BAD, "spec.host.options", "held-out"),
+        (simulator(options={"slots": "65"}), BAD, "spec.host.options", "from 1 to 64"),
+        (
+            simulator(training=TrainingSpec(batch_size=8)),
+            BAD,
+            "spec.training.batch_size",
+            "the simulator's family",
+        ),
+        (
+            simulator(situations=situations(dud_probability=0.3)),
+            BAD,
+            "spec.situations",
+            "host.options family",
+        ),
+        (
+            simulator(growth=GrowthSpec(planted={"slot-0": "norm"})),
+            BAD,
+            "spec.growth.planted",
+            "without seeds",
+        ),
+        (
+            simulator(growth=GrowthSpec(alpha_schedule=ALPHA_SCHEDULE_COSINE)),
+            BAD,
+            "spec.growth.alpha_schedule",
+            "linear",
+        ),
     ],
 )
-def test_an_unknown_name_is_refused_with_its_field_and_what_there_is(
-    settings: KasminaSettings, spec: RunSpec, code: ErrorCode, field: str, known: str
+def test_what_cannot_be_run_is_refused_with_its_field_and_what_can_be(
+    settings: KasminaSettings, spec: RunSpec, code: ErrorCode, field: str, words: str
 ) -> None:
     error = refusal(spec, settings)
     assert error.code is code
     assert [violation.field for violation in error.violations][:1] == [field]
-    assert known in error.violations[0].description
+    assert words in error.violations[0].description
 
 
 def test_every_wrong_field_is_named_at_once(settings: KasminaSettings) -> None:
-    spec = digits(host=HostSpec(name="x", slots=["y"]), policy=PolicySpec(endpoint="z"))
-    fields = {violation.field for violation in refusal(spec, settings).violations}
-    assert fields >= {"spec.host.name", "spec.host.slots[0]", "spec.policy.endpoint"}
+    names = digits(
+        host=HostSpec(name="x"),
+        policy=PolicySpec(endpoint="y"),
+        growth=GrowthSpec(planted={"slot-0": "z"}),
+    )
+    fields = {violation.field for violation in refusal(names, settings).violations}
+    assert fields == {
+        "spec.host.name",
+        "spec.policy.endpoint",
+        'spec.growth.planted["slot-0"]',
+    }
+    slots = digits(host=HostSpec(slots=["a"]), growth=GrowthSpec(blueprints={"b": "norm"}))
+    fields = {violation.field for violation in refusal(slots, settings).violations}
+    assert fields == {"spec.host.slots[0]", 'spec.growth.blueprints["b"]'}
+
+
+def test_a_plan_decides_greedily_and_asks_nobody(settings: KasminaSettings) -> None:
+    spec = fill_in(digits(policy=planned()), settings)
+    assert spec.policy == PolicySpec(plan=Plan(), mode=SELECTION_MODE_GREEDY)
 
 
 def test_data_that_is_not_there_is_refused_with_where_it_looked(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from tests.kasmina.neighbours import step_id
+from tests.kasmina.neighbours import step_id, until
 from tests.kasmina.running import small_spec
 
 from chassis.address import Address
@@ -30,8 +30,10 @@ from kasmina.service import SERVICE_NAME
 from kasmina.servicer import TrainerServicer
 from kasmina.settings import KasminaSettings
 from kasmina.training.trainer import GrowthTrainer
-from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED
+from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT, SELECTION_MODE_SAMPLED, Decision
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.trainer_pb2 import (
+    NETWORK_FORMAT_SAFETENSORS,
     RUN_STATE_CANCELLED,
     RUN_STATE_COMPLETED,
     RUN_STATE_FAILED,
@@ -41,7 +43,10 @@ from leyline.v1.trainer_pb2 import (
     SPLIT_TEST,
     SPLIT_VALIDATION,
     CancelRunRequest,
+    Compute,
     DownloadNetworkRequest,
+    DriveEpisodeRequest,
+    DriveEpisodeStart,
     EpisodeBegan,
     EvaluateRunRequest,
     GetRunRequest,
@@ -70,6 +75,7 @@ class Service:
     journal: Journal
     state: StateDirectory
     server: Server
+    supervisor: Supervisor
 
     async def start(self, run_id: str = "", spec: RunSpec | None = None) -> str:
         """Queues a run."""
@@ -91,12 +97,11 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     journal = Journal(state.journal)
     server = Server(settings, services=[SERVICE_NAME])
     disk = Disk(state.root, state.reserve, 0)
-    servicer = TrainerServicer(
-        settings, state, journal, disk, Supervisor(settings, journal), server.drain
-    )
+    supervisor = Supervisor(settings, state, journal)
+    servicer = TrainerServicer(settings, state, journal, disk, supervisor, server.drain)
     add_TrainerServiceServicer_to_server(servicer, server.grpc)
     async with server, open_channel(ChannelSettings(str(server.address))) as channel:
-        yield Service(TrainerServiceStub(channel), journal, state, server)
+        yield Service(TrainerServiceStub(channel), journal, state, server, supervisor)
     journal.close()
 
 
@@ -216,6 +221,95 @@ async def test_a_watch_ends_when_the_service_does(service: Service) -> None:
     assert (await refused(waiting)).error_code is ErrorCode.SHUTTING_DOWN
 
 
+async def test_a_watch_of_a_run_that_is_forgotten_meanwhile_ends(service: Service) -> None:
+    await service.start("passing")
+    watch = service.stub.WatchRun(WatchRunRequest(run_id="passing"))
+    assert (await anext(aiter(watch))).state_changed.state == RUN_STATE_QUEUED
+    service.journal.runs.end("passing", RUN_STATE_FAILED, "that was it")
+    assert service.journal.archive.forget_next(keep=0, ended_before=None) == "passing"
+    rest = [event async for event in watch]
+    assert len(rest) <= 1, "the end, where it was seen before it was forgotten"
+    error = await refused(service.stub.GetRun(GetRunRequest(run_id="passing")))
+    assert error.error_code is ErrorCode.RUN_NOT_FOUND
+    error = await refused(service.stub.WatchRun(WatchRunRequest(run_id="passing")).read())
+    assert error.error_code is ErrorCode.RUN_NOT_FOUND
+
+
+def opening(run_id: str, episode_index: int = 0, spec: RunSpec | None = None) -> Any:
+    """The first message of a caller who decides."""
+    start = DriveEpisodeStart(spec=spec or small_spec(), run_id=run_id, episode_index=episode_index)
+    return DriveEpisodeRequest(start=start)
+
+
+async def first_answer(service: Service, *requests: DriveEpisodeRequest) -> Any:
+    """What a stream with these requests is answered first."""
+    call = service.stub.DriveEpisode()
+    for request in requests:
+        await call.write(request)
+    return await call.read()
+
+
+async def test_what_is_wrong_with_the_opening_of_an_episode_is_said_by_field(
+    service: Service,
+) -> None:
+    bad_host = small_spec()
+    bad_host.host.name = "strong-cnn"
+    wait = Decision(decision_id="early", action_type=ACTION_TYPE_WAIT, mode=SELECTION_MODE_SAMPLED)
+    openings = {
+        "start": DriveEpisodeRequest(decision=wait),
+        "start.spec.host.name": opening("bad", spec=bad_host),
+        "start.episode_index": opening("new", episode_index=1),
+        "start.run_id": opening("not a name"),
+    }
+    for field, request in openings.items():
+        error = await refused(first_answer(service, request))
+        assert error.status is grpc.StatusCode.INVALID_ARGUMENT
+        assert [violation.field for violation in error.violations] == [field]
+    assert not (await service.stub.ListRuns(ListRunsRequest())).runs
+
+
+async def test_a_run_is_driven_or_not_from_its_beginning(service: Service) -> None:
+    await service.start("mine")
+    error = await refused(first_answer(service, opening("mine")))
+    assert error.error_code is ErrorCode.RUN_EXISTS
+
+
+async def test_an_episode_has_one_driver_at_a_time(service: Service) -> None:
+    first = service.stub.DriveEpisode()
+    await first.write(opening("driven"))
+    told: list[Any] = []
+    with service.supervisor.driven.worked_on("driven", told.append):
+        await until(lambda: {"attended": True} in told)
+        error = await refused(first_answer(service, opening("driven")))
+        assert error.error_code is ErrorCode.EPISODE_DRIVEN
+        assert error.metadata["episode_index"] == "0"
+        first.cancel()
+        await until(lambda: told[-1] == {"attended": False})
+
+
+async def test_a_run_that_is_cancelled_before_its_episode_began_says_so_to_its_driver(
+    service: Service,
+) -> None:
+    call = service.stub.DriveEpisode()
+    await call.write(opening("unwanted"))
+    while not (await service.stub.ListRuns(ListRunsRequest())).runs:
+        pass
+    request = CancelRunRequest(run_id="unwanted", reason="changed my mind")
+    await service.stub.CancelRun(request)
+    error = await refused(call.read())
+    assert error.error_code is ErrorCode.EPISODE_ENDED
+    assert error.metadata["why"] == "changed my mind"
+
+
+async def test_a_driver_is_sent_away_when_the_service_stops(service: Service) -> None:
+    call = service.stub.DriveEpisode()
+    await call.write(opening("driven"))
+    while not (await service.stub.ListRuns(ListRunsRequest())).runs:
+        pass
+    service.server.drain.begin()
+    assert (await refused(call.read())).error_code is ErrorCode.SHUTTING_DOWN
+
+
 async def test_refused_items_show_in_the_status_of_their_run(service: Service) -> None:
     await service.start("odd")
     database = service.journal.runs._database
@@ -230,7 +324,9 @@ def play(service: Service, run_id: str) -> GrowthTrainer:
     run = service.journal.runs.get(run_id)
     assert run is not None
     dataset = load_dataset(dataset_settings(run.spec, None, None))
-    trainer = GrowthTrainer(trainer_config(run.spec, 0, threads=1), dataset)
+    trainer = GrowthTrainer(
+        trainer_config(run.spec, EpisodeOrigin(), Compute(device="cpu", threads=1)), dataset
+    )
     path = service.state.network(run_id, 0)
     trainer.export(path)
     content = path.read_bytes()
@@ -252,15 +348,15 @@ async def test_a_final_network_is_downloaded_from_any_offset(service: Service) -
     spec.host.channels[:] = [64, 128, 64]
     await service.start("wide", spec)
     play(service, "wide")
-    pieces = [
-        piece async for piece in service.stub.DownloadNetwork(DownloadNetworkRequest(run_id="wide"))
-    ]
+    request = DownloadNetworkRequest(run_id="wide", format=NETWORK_FORMAT_SAFETENSORS)
+    pieces = [piece async for piece in service.stub.DownloadNetwork(request)]
     content = b"".join(piece.data for piece in pieces)
     assert len(pieces) > 1
     assert max(len(piece.data) for piece in pieces) == 256 * 1024
     assert {piece.total_size for piece in pieces} == {len(content)}
     assert {piece.sha256 for piece in pieces} == {sha256(content).hexdigest()}
-    rest = service.stub.DownloadNetwork(DownloadNetworkRequest(run_id="wide", offset=1000))
+    request.offset = 1000
+    rest = service.stub.DownloadNetwork(request)
     assert b"".join([piece.data async for piece in rest]) == content[1000:]
 
 
@@ -283,5 +379,6 @@ async def test_an_episode_without_a_final_network_is_not_found(service: Service)
         service.stub.EvaluateRun(EvaluateRunRequest(run_id="young", split=SPLIT_TEST))
     )
     assert error.error_code is ErrorCode.EPISODE_NOT_FOUND
-    download = service.stub.DownloadNetwork(DownloadNetworkRequest(run_id="young"))
+    request = DownloadNetworkRequest(run_id="young", format=NETWORK_FORMAT_SAFETENSORS)
+    download = service.stub.DownloadNetwork(request)
     assert (await refused(download.read())).error_code is ErrorCode.EPISODE_NOT_FOUND
