@@ -9,6 +9,7 @@ from tests.integration.stack import Stack, eventually
 from leyline.client import Experience, Trainer
 from leyline.v1.experience_pb2 import ReadEpisodesRequest
 from leyline.v1.trainer_pb2 import (
+    PRECISION_FP32,
     RUN_STATE_COMPLETED,
     DatasetSpec,
     PolicySpec,
@@ -32,7 +33,9 @@ def stack(stack: Stack) -> Stack:
 def digits(horizon: int, episodes: int = 1) -> RunSpec:
     return RunSpec(
         dataset=DatasetSpec(name="digits", training_images=400, validation_images=200),
-        training=TrainingSpec(batch_size=50, interval_batches=4, horizon=horizon),
+        training=TrainingSpec(
+            batch_size=50, interval_batches=4, horizon=horizon, precision=PRECISION_FP32
+        ),
         policy=PolicySpec(decision_timeout=Duration(nanos=500_000_000)),
         episodes=episodes,
         seed=11,

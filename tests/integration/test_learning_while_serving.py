@@ -17,7 +17,13 @@ from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED, DecisionQuery
 from leyline.v1.learner_pb2 import TrainingPlan
 from leyline.v1.policy_pb2 import StreamDecisionsRequest
 from leyline.v1.snapshot_pb2 import STAGE_DORMANT, MultiSlotSnapshot, SlotReading, StepId
-from leyline.v1.trainer_pb2 import RUN_STATE_COMPLETED, DatasetSpec, RunSpec, TrainingSpec
+from leyline.v1.trainer_pb2 import (
+    PRECISION_FP32,
+    RUN_STATE_COMPLETED,
+    DatasetSpec,
+    RunSpec,
+    TrainingSpec,
+)
 
 EPISODES = (4, 4, 4)
 HORIZON = 4
@@ -33,7 +39,9 @@ def dataset() -> DatasetSpec:
 
 
 def run_spec(episodes: int, seed: int) -> RunSpec:
-    training = TrainingSpec(batch_size=100, interval_batches=5, horizon=HORIZON)
+    training = TrainingSpec(
+        batch_size=100, interval_batches=5, horizon=HORIZON, precision=PRECISION_FP32
+    )
     return RunSpec(dataset=dataset(), training=training, episodes=episodes, seed=seed)
 
 

@@ -24,16 +24,21 @@ class Up:
     directory: Path
     addresses: dict[str, str]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a `leyline` needs to find the stack."""
+        where = {f"LEYLINE_{name.upper()}_ADDRESS": at for name, at in self.addresses.items()}
+        return {**os.environ, **where}
+
     def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `leyline` with the stack's addresses."""
-        where = {f"LEYLINE_{name.upper()}_ADDRESS": at for name, at in self.addresses.items()}
         return subprocess.run(
             [*COMMAND, *arguments],
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
-            env={**os.environ, **where},
+            env=self.environment,
         )
 
     def service_pids(self) -> dict[str, int]:

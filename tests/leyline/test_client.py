@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -11,20 +10,23 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status  # type: ignore[import-untyped]
+from tests.leyline.serving import trainer_of
 
-from leyline import client
-from leyline.client import Trainer
+from leyline.client import Trainer, patience
 from leyline.error import ServiceError
 from leyline.v1.trainer_pb2 import (
     GetRunRequest,
     GetRunResponse,
+    ListRunsRequest,
+    ListRunsResponse,
+    Run,
     RunSpec,
     StartRunRequest,
     StartRunResponse,
     WatchRunRequest,
     WatchRunResponse,
 )
-from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
+from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer
 
 
 class FragileTrainer(TrainerServiceServicer):
@@ -41,6 +43,13 @@ class FragileTrainer(TrainerServiceServicer):
             if sequence > request.after_sequence + 2:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             yield WatchRunResponse(sequence=sequence)
+
+    async def ListRuns(self, request: ListRunsRequest, context: Any) -> ListRunsResponse:
+        first, size = int(request.page_token or 0), request.page_size or 3
+        names = [f"r{number}" for number in range(4, -1, -1)]
+        more = str(first + size) if first + size < len(names) else ""
+        runs = [Run(run_id=name) for name in names[first : first + size]]
+        return ListRunsResponse(runs=runs, next_page_token=more)
 
     async def StartRun(self, request: StartRunRequest, context: Any) -> StartRunResponse:
         status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message="the host is unknown")
@@ -68,36 +77,49 @@ def fragile_trainer() -> FragileTrainer:
     return FragileTrainer()  # type: ignore[abstract]  # the other calls answer UNIMPLEMENTED
 
 
-@asynccontextmanager
-async def trainer_of(servicer: FragileTrainer) -> AsyncIterator[Trainer]:
-    server = grpc.aio.server()
-    add_TrainerServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with Trainer(f"127.0.0.1:{port}") as trainer:
-            yield trainer
-    finally:
-        await server.stop(None)
-
-
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_RETRY_S", 0.01)
+    monkeypatch.setattr(patience, "FIRST_WAIT_S", 0.01)
 
 
 async def test_a_watch_goes_on_after_each_break_with_the_last_sequence_it_saw() -> None:
     servicer = fragile_trainer()
-    async with trainer_of(servicer) as trainer:
+    breaks: list[tuple[str, float]] = []
+    async with trainer_of(
+        servicer, lambda error, wait_s: breaks.append((error.message, wait_s))
+    ) as trainer:
         seen = [event.sequence async for event in trainer.watch("r")]
     assert seen == [1, 2, 3, 4, 5]
     assert servicer.asked == [0, 2, 4]
+    assert breaks == [("no service answers at " + trainer.address + ": gone", 0.01)] * 2
+
+
+async def test_a_service_that_stays_away_is_asked_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.08)
+    waits: list[float] = []
+    async with Trainer("127.0.0.1:1", None, lambda _, wait_s: waits.append(wait_s)) as trainer:
+        with pytest.raises(ServiceError, match="no service answers"):
+            _ = [event async for event in trainer.watch("r")]
+    assert waits[:4] == [0.01, 0.02, 0.04, 0.08]
+    assert set(waits[4:]) <= {0.08}
+
+
+async def test_a_page_of_runs_has_the_token_of_the_next() -> None:
+    async with trainer_of(fragile_trainer()) as trainer:
+        runs, token = await trainer.page(2)
+        assert ([run.run_id for run in runs], token) == (["r4", "r3"], "2")
+        runs, token = await trainer.page(2, token)
+        assert ([run.run_id for run in runs], token) == (["r2", "r1"], "4")
+        assert [run.run_id async for run in trainer.list()] == ["r4", "r3", "r2", "r1", "r0"]
 
 
 async def test_a_watch_that_is_refused_for_good_is_not_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client, "_PATIENCE_S", 0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0)
     servicer = fragile_trainer()
     async with trainer_of(servicer) as trainer:
         with pytest.raises(ServiceError, match="gone"):

@@ -8,9 +8,24 @@ from typing import Annotated
 
 import typer
 
-from leyline.cli import demo, experience, health, policies, runs, serve, training, up
+from leyline.cli import (
+    demo,
+    experience,
+    forks,
+    health,
+    networks,
+    policies,
+    runs,
+    serve,
+    training,
+    up,
+    watching,
+)
+from leyline.client import DownloadCorrupt
+from leyline.document import InvalidDocument
 from leyline.error import ServiceError
 from leyline.installation import DISTRIBUTION, InstallationError
+from leyline.network import NoNetwork
 
 application = typer.Typer(
     name="leyline",
@@ -22,7 +37,10 @@ application = typer.Typer(
 demo.register(application)
 up.register(application)
 serve.register(application)
+for module in (watching, forks, networks):
+    module.register(runs.commands)
 application.add_typer(runs.commands, name="run")
+application.add_typer(networks.commands, name="network")
 application.add_typer(training.commands, name="training")
 policies.register(application)
 application.add_typer(experience.commands, name="experience")
@@ -53,7 +71,15 @@ def run(arguments: list[str]) -> int:
         application(arguments)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
-    except (ServiceError, InstallationError, OSError) as error:
+    except InvalidDocument as error:
+        one, *more = str(error).splitlines()
+        print(
+            f"leyline: {one}" if not more else f"leyline: {1 + len(more)} mistakes", file=sys.stderr
+        )
+        for line in (one, *more) if more else ():
+            print(line, file=sys.stderr)
+        return 2
+    except (ServiceError, InstallationError, DownloadCorrupt, NoNetwork, OSError) as error:
         print(f"leyline: {error}", file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,8 +15,11 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from leyline.document import Document
+from leyline.error import ServiceError
 from leyline.stack import Addresses
 
+Content = TypeVar("Content", bound=Message)
 Result = TypeVar("Result")
 
 _ADDRESSES = Addresses()
@@ -69,7 +73,8 @@ Changes = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Set a field by its path in the contract. Can be given more than once.",
+        help="Set a field by its path in the contract, to what YAML would have there. Can be given "
+        "more than once.",
     ),
 ]
 
@@ -105,25 +110,17 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     console.print(table)
 
 
-def changed(content: dict[str, Any], changes: Iterable[str], message: Message) -> None:
-    """Fill a message from JSON-like content and changes to it, `training.horizon=12`.
+def filled(kind: type[Content], document: Document, changes: Sequence[str] | None) -> Content:
+    """Return the message that a document and changes to it make, `training.horizon=12`.
 
     Raises:
-        typer.BadParameter: a change is none, or the contract does not have it.
+        InvalidDocument: they make none.
     """
-    for change in changes:
-        path, separator, value = change.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{change!r} is not FIELD=VALUE", param_hint="--set")
-        *parents, field = path.split(".")
-        place = content
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        try:
-            place[field] = json.loads(value)
-        except ValueError:
-            place[field] = value
-    try:
-        json_format.ParseDict(content, message)
-    except json_format.ParseError as error:
-        raise typer.BadParameter(str(error).splitlines()[0]) from None
+    for change in changes or ():
+        document.change(change)
+    return document.message(kind)
+
+
+def tell_break(error: ServiceError, wait_s: float) -> None:
+    """Say that a stream broke and is called again."""
+    print(f"leyline: {error.message}; trying again in {wait_s:.1f} s", file=sys.stderr, flush=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,44 +15,68 @@ from leyline.cli.output import (
     Changes,
     KasminaAt,
     as_dict,
-    changed,
+    filled,
     finish,
     print_json,
     print_table,
 )
+from leyline.cli.watching import as_yaml, follow
 from leyline.client import Trainer
-from leyline.record import RunRecord, state_name
-from leyline.v1.trainer_pb2 import Run, RunSpec, WatchRunResponse
+from leyline.document import Document, InvalidDocument
+from leyline.filling import Problem
+from leyline.record import state_name
+from leyline.v1.trainer_pb2 import Run, RunSpec
 
 commands = typer.Typer(help="Runs: episodes of a network that grows.", no_args_is_help=True)
+
+_FILE_ENDINGS = (".yaml", ".yml", ".json")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")]
 
 
-def _print(run: Run, as_json: bool) -> None:
+def print_run(run: Run, as_json: bool) -> None:
+    """Print a run for people, or as JSON."""
     if as_json:
         print_json(run)
         return
-    episodes, horizon = run.spec.episodes, run.spec.training.horizon
+    spec = run.spec
     status = f": {run.status_message}" if run.status_message else ""
-    print(f"run       {run.run_id}{' - ' if run.spec.title else ''}{run.spec.title}")
+    data = f"{spec.dataset.name}, " if spec.dataset.name else ""
+    print(f"run       {run.run_id}{' - ' if spec.title else ''}{spec.title}")
     print(f"state     {state_name(run.state)}{status}")
-    print(f"data      {run.spec.dataset.name}, network {run.spec.host.name}")
-    print(f"episodes  {run.episodes_ended} of {episodes} ended, {horizon} steps each")
+    print(f"data      {data}network {spec.host.name}")
+    horizon = spec.training.horizon
+    print(f"episodes  {run.episodes_ended} of {spec.episodes} ended, {horizon} steps each")
     print(f"steps     {run.steps_completed}, {run.outbox_depth} not yet stored as experience")
+
+
+def _document(what: str | None) -> Document:
+    """Return what a run's argument names: a file, or a data set to run on."""
+    if what is None:
+        return Document.empty("--set")
+    if what == "-" or Path(what).is_file():
+        return Document.read(Path(what))
+    if what.endswith(_FILE_ENDINGS):
+        raise InvalidDocument(what, [Problem("", "there is no such file")])
+    document = Document.empty("--set")
+    document.change(f"dataset.name={what}")
+    return document
 
 
 @commands.command()
 def start(
-    dataset: Annotated[
-        str | None, typer.Argument(help="cifar100, cifar10 or digits; or give --spec.")
-    ] = None,
-    spec_file: Annotated[
-        Path | None, typer.Option("--spec", help="A RunSpec as JSON, to begin with.")
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE|DATASET",
+            help="A run as YAML or JSON (- for the standard input), or the name of a data set.",
+        ),
     ] = None,
     changes: Changes = None,
     run_id: Annotated[str, typer.Option("--id", help="A name for it.")] = "",
-    follow: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Watch it until it ends, and show what came of it.")
+    ] = False,
     kasmina: KasminaAt = KASMINA,
     ca: Ca = None,
     as_json: AsJson = False,
@@ -63,74 +87,119 @@ def start(
 
       leyline run start digits --set episodes=4 --set training.horizon=10 --watch
 
-      leyline run start cifar100 --set policy.mode=SELECTION_MODE_GREEDY --id greedy
+      leyline run start run.yaml --set policy.mode=greedy --id greedy
 
-      leyline run show greedy --json | jq .spec > spec.json; leyline run start --spec spec.json
+      leyline run show greedy --yaml | leyline run start - --set seed=2
     """
-    content: dict[str, Any] = {}
-    if spec_file is not None:
-        try:
-            content = json.loads(spec_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise typer.BadParameter(f"{spec_file}: {error}", param_hint="--spec") from None
-    if dataset is not None:
-        content.setdefault("dataset", {})["name"] = dataset
-    spec = RunSpec()
-    changed(content, changes or [], spec)
+    spec = filled(RunSpec, _document(what), changes)
 
     async def ask() -> Run:
         async with Trainer(kasmina, ca) as trainer:
             return await trainer.start(spec, run_id)
 
     run = finish(ask())
-    if follow:
-        watch(run.run_id, kasmina=kasmina, ca=ca, as_json=as_json)
+    if watch:
+        follow(run.run_id, 0, kasmina, ca, as_json, with_result=True)
+    print_run(run, as_json)
+
+
+@commands.command()
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A run as YAML or JSON.")],
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a file without a service: its fields, their values, and the rules of the contract.
+
+    Whether a data set, host, blueprint or policy of that name is there, only the trainer knows.
+
+    Examples:
+
+      leyline run check run.yaml
+
+      leyline run check run.yaml --set training.horizon=40 --json
+    """
+    if file != "-" and not Path(file).is_file():
+        raise InvalidDocument(file, [Problem("", "there is no such file")])
+    spec = filled(RunSpec, Document.read(Path(file)), changes)
+    if as_json:
+        print_json(spec)
     else:
-        _print(run, as_json)
+        print(f"{file}: good")
 
 
 @commands.command()
 def show(
-    run_id: RunId, kasmina: KasminaAt = KASMINA, ca: Ca = None, as_json: AsJson = False
+    run_id: RunId,
+    yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print its specification as a file to run again.")
+    ] = False,
+    kasmina: KasminaAt = KASMINA,
+    ca: Ca = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show a run.
 
     Examples:
 
       leyline run show my-run
+
+      leyline run show my-run --yaml > again.yaml
     """
 
     async def ask() -> Run:
         async with Trainer(kasmina, ca) as trainer:
             return await trainer.get(run_id)
 
-    _print(finish(ask()), as_json)
+    run = finish(ask())
+    if yaml:
+        print(as_yaml(run), end="")
+    else:
+        print_run(run, as_json)
 
 
 @commands.command("list")
-def list_(kasmina: KasminaAt = KASMINA, ca: Ca = None, as_json: AsJson = False) -> None:
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
+    page_token: Annotated[
+        str, typer.Option(metavar="TOKEN", help="Go on where an earlier list ended.")
+    ] = "",
+    everything: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
+    kasmina: KasminaAt = KASMINA,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
     """List runs, newest first.
 
     Examples:
 
       leyline run list
+
+      leyline run list --limit 10
+
+      leyline run list --all --json | jq -r '.runs[].run_id'
     """
 
-    async def ask() -> list[Run]:
+    async def ask() -> tuple[list[Run], str]:
         async with Trainer(kasmina, ca) as trainer:
-            return [run async for run in trainer.list()]
+            runs, token = await trainer.page(limit, page_token)
+            while everything and token:
+                more, token = await trainer.page(limit, token)
+                runs += more
+            return runs, token
 
-    runs = finish(ask())
+    runs, token = finish(ask())
     if as_json:
-        print_json([as_dict(run) for run in runs])
+        print_json({"runs": [as_dict(run) for run in runs], "next_page_token": token})
         return
     print_table(
-        ["run", "state", "data", "episodes", "steps", "created"],
+        ["run", "state", "data", "network", "episodes", "steps", "created"],
         [
             (
                 run.run_id,
                 state_name(run.state),
-                run.spec.dataset.name,
+                run.spec.dataset.name or "-",
+                run.spec.host.name,
                 f"{run.episodes_ended}/{run.spec.episodes}",
                 run.steps_completed,
                 f"{run.created_at.ToDatetime():%Y-%m-%d %H:%M:%S}",
@@ -138,6 +207,8 @@ def list_(kasmina: KasminaAt = KASMINA, ca: Ca = None, as_json: AsJson = False) 
             for run in runs
         ],
     )
+    if token:
+        print(f"more: leyline run list --limit {limit} --page-token {token}", file=sys.stderr)
 
 
 @commands.command()
@@ -159,53 +230,4 @@ def cancel(
         async with Trainer(kasmina, ca) as trainer:
             return await trainer.cancel(run_id, reason)
 
-    _print(finish(ask()), as_json)
-
-
-@commands.command()
-def watch(
-    run_id: RunId,
-    after: Annotated[int, typer.Option(help="Show events after this sequence only.")] = 0,
-    kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show what happens in a run until it ends; the exit code says whether it completed.
-
-    Examples:
-
-      leyline run watch my-run
-
-      leyline run watch my-run --json | jq -c .step_decided.decision
-    """
-
-    async def follow() -> RunRecord:
-        record = RunRecord()
-        async with Trainer(kasmina, ca) as trainer:
-            async for event in trainer.watch(run_id, after):
-                record.add(event)
-                if as_json:
-                    print_json(event, lines=True)
-                else:
-                    _print_event(event, record)
-        return record
-
-    raise typer.Exit(0 if finish(follow()).state == "COMPLETED" else 1)
-
-
-def _print_event(event: WatchRunResponse, record: RunRecord) -> None:
-    kind = event.WhichOneof("event")
-    if kind == "state_changed":
-        message = f": {record.message}" if record.message else ""
-        print(f"{record.state}{message}", flush=True)
-    elif kind == "episode_began":
-        version = event.episode_began.policy_version or "pinned at its first decision"
-        print(f"episode {event.episode_began.episode_index}, policy {version}", flush=True)
-    elif kind == "step_completed":
-        step_id = event.step_completed.step_id
-        step = record.episodes[step_id.episode_index].steps.get(step_id.step)
-        accuracy = event.step_completed.next_snapshot.val_accuracy
-        print(f"  step {step_id.step:3}  {100 * accuracy:5.1f} %  {step or ''}", flush=True)
-    elif kind == "episode_ended":
-        ended = record.episodes[event.episode_ended.episode_index]
-        print(f"  {ended.termination}", flush=True)
+    print_run(finish(ask()), as_json)

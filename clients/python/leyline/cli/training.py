@@ -12,11 +12,12 @@ from leyline.cli.output import (
     Ca,
     Changes,
     SimicAt,
-    changed,
+    filled,
     finish,
     print_json,
 )
 from leyline.client import Learner
+from leyline.document import Document
 from leyline.v1.learner_pb2 import Training, TrainingPlan, TrainingState
 
 commands = typer.Typer(help="Trainings of the policy.", no_args_is_help=True)
@@ -53,8 +54,9 @@ def start(
 
       leyline training start --set max_updates=20 --set run_id=my-run
     """
-    plan = TrainingPlan()
-    changed({"preset": preset}, changes or [], plan)
+    document = Document.empty("--set")
+    document.change(f"preset={preset}")
+    plan = filled(TrainingPlan, document, changes)
 
     async def ask() -> Training:
         async with Learner(simic, ca) as learner:

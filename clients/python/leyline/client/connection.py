@@ -1,0 +1,101 @@
+"""A connection to one server, and what all calls have in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
+from leyline.client.patience import OnBreak, Patience
+from leyline.error import ServiceError, from_rpc_error
+
+CALL_TIMEOUT_S = 30.0
+
+Answer = TypeVar("Answer")
+
+
+class _Event(Protocol):
+    @property
+    def sequence(self) -> int: ...
+
+
+Event = TypeVar("Event", bound=_Event)
+
+
+def _silently(error: ServiceError, wait_s: float) -> None:
+    """Tell nobody."""
+
+
+class Client:
+    """A connection to one server. Use it as an asynchronous context."""
+
+    def __init__(self, address: str, ca: Path | None = None, on_break: OnBreak = _silently) -> None:
+        """Prepare a connection; it is made by the first call.
+
+        Args:
+            address: `HOST:PORT` or `unix:/absolute/path`.
+            ca: PEM file with the certificates that the server's may be signed by. None: plain text.
+            on_break: told whenever a stream broke and will be called again.
+        """
+        self.address = address
+        self._ca = ca
+        self._on_break = on_break
+
+    async def __aenter__(self) -> Self:
+        # A service that comes back is found within two seconds; gRPC's own longest wait is 120.
+        options = [
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+        if self._ca is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(self._ca.read_bytes())
+            self._channel = grpc.aio.secure_channel(self.address, credentials, options=options)
+        self._open(self._channel)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._channel.close()
+
+    def _open(self, channel: grpc.aio.Channel) -> None:
+        """Make the stubs that the client calls."""
+
+    async def health(self, service: str = "") -> str:
+        """Return SERVING or NOT_SERVING, for one of the server's services or for the whole."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        answer = await self._call(stub.Check(request, timeout=CALL_TIMEOUT_S))
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    async def _call(self, call: Awaitable[Answer]) -> Answer:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self.address) from None
+
+    async def _stream(self, call: AsyncIterable[Answer]) -> AsyncIterator[Answer]:
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self.address) from None
+
+    async def _watch(
+        self, call: Callable[[int], AsyncIterable[Event]], after: int
+    ) -> AsyncIterator[Event]:
+        """Yield events after a sequence, each once, calling again after each break."""
+        patience = Patience(self._on_break)
+        while True:
+            patience.calls()
+            try:
+                async for event in self._stream(call(after)):
+                    after = event.sequence
+                    patience.hears()
+                    yield event
+                return
+            except ServiceError as error:
+                await patience.after(error)

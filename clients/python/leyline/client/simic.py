@@ -1,0 +1,113 @@
+"""Simic: stored experience, policy versions, and the trainings that make them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+
+from leyline.client.connection import CALL_TIMEOUT_S, Client
+from leyline.v1.experience_pb2 import (
+    GetStatisticsRequest,
+    GetStatisticsResponse,
+    ReadEpisodesRequest,
+    ReadEpisodesResponse,
+)
+from leyline.v1.experience_pb2_grpc import ExperienceServiceStub
+from leyline.v1.learner_pb2 import (
+    GetTrainingRequest,
+    StartTrainingRequest,
+    StopTrainingRequest,
+    Training,
+    TrainingPlan,
+    WatchTrainingRequest,
+    WatchTrainingResponse,
+)
+from leyline.v1.learner_pb2_grpc import LearnerServiceStub
+from leyline.v1.registry_pb2 import (
+    ActivatePolicyRequest,
+    GetPolicyRequest,
+    GetPolicyResponse,
+    ListPoliciesRequest,
+    PolicyManifest,
+)
+from leyline.v1.registry_pb2_grpc import PolicyRegistryServiceStub
+
+
+class Experience(Client):
+    """Simic's stored experience."""
+
+    def _open(self, channel: grpc.aio.Channel) -> None:
+        self._stub = ExperienceServiceStub(channel)
+
+    async def statistics(self, run_id: str = "") -> GetStatisticsResponse:
+        """Count what is stored, of one run or of all."""
+        request = GetStatisticsRequest(run_id=run_id)
+        return await self._call(self._stub.GetStatistics(request, timeout=CALL_TIMEOUT_S))
+
+    def read(self, request: ReadEpisodesRequest) -> AsyncIterator[ReadEpisodesResponse]:
+        """Yield heads, steps and ends of episodes, in order."""
+        return self._stream(self._stub.ReadEpisodes(request))
+
+
+class Registry(Client):
+    """Simic's policy versions."""
+
+    def _open(self, channel: grpc.aio.Channel) -> None:
+        self._stub = PolicyRegistryServiceStub(channel)
+
+    async def list(self) -> AsyncIterator[tuple[PolicyManifest, bool]]:
+        """Yield all versions, newest first, each with whether it is the active one."""
+        token = ""
+        while True:
+            request = ListPoliciesRequest(page_token=token)
+            page = await self._call(self._stub.ListPolicies(request, timeout=CALL_TIMEOUT_S))
+            for manifest in page.policies:
+                yield manifest, manifest.policy_version == page.active_version
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def get(self, policy_version: str = "") -> GetPolicyResponse:
+        """Return a version, or the active one."""
+        request = GetPolicyRequest(policy_version=policy_version)
+        return await self._call(self._stub.GetPolicy(request, timeout=CALL_TIMEOUT_S))
+
+    async def activate(self, policy_version: str, reason: str = "") -> str:
+        """Make a version the active one; returns the one that was."""
+        request = ActivatePolicyRequest(policy_version=policy_version, reason=reason)
+        answer = await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
+        return answer.previous_version
+
+
+class Learner(Client):
+    """Simic's trainings."""
+
+    def _open(self, channel: grpc.aio.Channel) -> None:
+        self._stub = LearnerServiceStub(channel)
+
+    async def start(self, plan: TrainingPlan, training_id: str = "") -> Training:
+        """Start a training."""
+        request = StartTrainingRequest(training_id=training_id, plan=plan)
+        answer = await self._call(self._stub.StartTraining(request, timeout=CALL_TIMEOUT_S))
+        return answer.training
+
+    async def get(self, training_id: str = "") -> Training:
+        """Return a training, or the newest one."""
+        request = GetTrainingRequest(training_id=training_id)
+        return (await self._call(self._stub.GetTraining(request, timeout=CALL_TIMEOUT_S))).training
+
+    async def stop(self, training_id: str) -> Training:
+        """End a training after the update that it is in."""
+        request = StopTrainingRequest(training_id=training_id)
+        answer = await self._call(self._stub.StopTraining(request, timeout=CALL_TIMEOUT_S))
+        return answer.training
+
+    def watch(self, training_id: str, after: int = 0) -> AsyncIterator[WatchTrainingResponse]:
+        """Yield the updates of a training until it ends, over breaks of connection."""
+        return self._watch(
+            lambda seen: self._stub.WatchTraining(
+                WatchTrainingRequest(training_id=training_id, after_sequence=seen)
+            ),
+            after,
+        )
