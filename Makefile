@@ -23,7 +23,7 @@ ROOMS := $(wildcard $(addprefix tests/,chassis contract kasmina leyline simic ta
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) $(DESCRIPTORS) ## Watch a network grow under a policy that learns while it serves
@@ -76,9 +76,25 @@ format: $(READY) ## Format the code, and mend what ruff can
 bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-.PHONY: study-first-blend
-study-first-blend: $(READY) $(DESCRIPTORS) ## Measure what a seed's first blending interval costs, in full (half an hour)
-	$(BIN)/python tests/studies/first_blend.py --seeds 5 --out docs/findings/first-blend.json $(ARGS)
+.PHONY: study-baseline
+study-baseline: $(READY) $(DESCRIPTORS) ## Train the weak host without seeds on all of CIFAR-100, 30 epochs (quarter of an hour)
+	$(BIN)/python -m tests.studies.depth_and_time --baseline --out docs/findings/baseline.json $(ARGS)
+
+.PHONY: study-depth-and-time
+study-depth-and-time: $(READY) $(DESCRIPTORS) ## Measure what a seed is worth by depth and time of growing (half an hour)
+	$(BIN)/python -m tests.studies.depth_and_time --out docs/findings/depth-and-time.json $(ARGS)
+
+.PHONY: study-seeding
+study-seeding: $(READY) $(DESCRIPTORS) ## Measure ways to train and blend an isolated seed (three quarters of an hour)
+	$(BIN)/python -m tests.studies.seeding --out docs/findings/seeding.json $(ARGS)
+
+.PHONY: test-growth-full
+test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill points, in full (10,000 steps)
+	LEYLINE_GROWTH_STEPS=10000 $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training --timeout 3600 $(ARGS)
+
+.PHONY: test-cuda
+test-cuda: $(READY) $(DESCRIPTORS) ## Run the tests of isolation, resumption and telemetry on a GPU
+	LEYLINE_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training tests/kasmina/data $(ARGS)
 
 .PHONY: proto
 proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract

@@ -1,0 +1,236 @@
+"""How must an isolated seed be trained and blended, so that its first interval in the network does
+not wreck it?
+
+    python -m tests.studies.seeding --seeds 5 --out docs/findings/seeding.json
+
+Ways to train it while the host must not notice:
+
+- `shadow`: through what follows the slot, which normalises with its running statistics;
+- `shadow, batch statistics`: the same, normalising with the statistics of the shadow batch;
+- `straight-through`: by the gradient at the host's activation, which costs no second pass through
+  what follows, and never answers to the seed (h + s - s.detach()).
+
+Each at every slot, germinated at the start and after six intervals. Then, for the way that is kept:
+how long it trains before it blends, over how many intervals and along which curve alpha rises.
+Differences in validation accuracy to the twin that waits: after the first blending interval, and
+some intervals after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.studies.arms import Arm, Result, Study, grown_at, interval_of, write_record
+from torch import Tensor, nn
+
+import kasmina.network.shadow
+import kasmina.training.interval
+from kasmina.data.dataset import DatasetSettings
+from kasmina.network.growth import GrowingNetwork, Trace
+from kasmina.network.shadow import ShadowPass
+from kasmina.network.slot import AlphaSchedule, Slot
+from kasmina.randomness import set_aside
+from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
+
+HORIZON = 20
+"""Of the learning rate's schedule; arms stop earlier."""
+INTERVAL_BATCHES = 78
+SLOTS = ("slot-0", "slot-1", "slot-2")
+STARTS = (0, 6)
+AFTER = 4
+"""Intervals after the first blending one at which an arm is looked at again."""
+
+
+@contextlib.contextmanager
+def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Batch norms inside normalise with the batch, and their running statistics are put back."""
+    buffers = [
+        (module, name, buffer)
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for owner, name, buffer in buffers:
+        setattr(owner, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in buffers:
+            setattr(owner, name, buffer)
+
+
+def straight_through(
+    network: GrowingNetwork,
+    slot: Slot,
+    trace: Trace,
+    loss: Callable[[Tensor], Tensor],
+    autocast: AbstractContextManager[object],
+    seed: int,
+) -> ShadowPass:
+    """What h + s - s.detach() gives the seed: the host's own gradient at h, pulled back through
+    f."""
+    h = trace.activations[slot.depth].detach().requires_grad_()
+    with (
+        set_aside(seed, h.device),
+        batch_statistics(network.downstream_modules(slot)),
+        autocast,
+    ):
+        (pull,) = torch.autograd.grad(loss(network.downstream(slot, h, trace.images)), h)
+        residual = network.residual(slot, h.detach())
+    parameters = list(network.seed(slot).parameters())
+    gradients = torch.autograd.grad(residual, parameters, grad_outputs=pull)
+    return ShadowPass(gradients, residual.detach())
+
+
+def use_batch_statistics() -> None:
+    """Shadow passes in this process normalise with their own batch."""
+    kasmina.network.shadow.kept_buffers = batch_statistics
+
+
+def use_straight_through() -> None:
+    """Seeds in this process learn straight through."""
+    # Rebinding the name in the module is the point: mypy holds imported names to be private.
+    setattr(kasmina.training.interval, "shadow_pass", straight_through)  # noqa: B010
+
+
+WAYS = {
+    "shadow": None,
+    "shadow, batch statistics": use_batch_statistics,
+    "straight-through": use_straight_through,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What arms of different seeds have in common."""
+
+    way: str
+    slot: str
+    start: int
+    training: int = 1
+    blending: int = 3
+    curve: AlphaSchedule = "linear"
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.way}; {self.slot} at {self.start}; trains {self.training},"
+            f" blends {self.blending}, {self.curve}"
+        )
+
+    @property
+    def first_blend(self) -> int:
+        """Interval in which it begins to blend."""
+        return self.start + self.training
+
+    def arm(self, seed: int) -> Arm:
+        """The cell's arm with that seed. The twin's checkpoint does not know how alpha will rise,
+        so such arms begin at the start."""
+        config = dataclasses.replace(
+            config_of(seed), blend_intervals=self.blending, alpha_schedule=self.curve
+        )
+        plan = grown_at(self.start, self.slot, training=self.training, blending=self.blending)
+        variant = "" if WAYS[self.way] is None else self.way
+        return Arm(
+            self.name,
+            seed,
+            config,
+            plan,
+            variant,
+            like_twin=config == config_of(seed),
+            until=self.first_blend + AFTER + 1,
+        )
+
+
+def config_of(seed: int) -> TrainerConfig:
+    """An episode of 20 intervals of 9,984 images."""
+    return TrainerConfig(
+        seeds=EpisodeSeeds.of(seed), horizon=HORIZON, interval_batches=INTERVAL_BATCHES, threads=1
+    )
+
+
+def cells() -> list[Cell]:
+    """Every way at every slot and start; then one thing at a time for the way that is kept."""
+    ways = [Cell(way, slot, start) for start in STARTS for slot in SLOTS for way in WAYS]
+    places = [("slot-2", 0), ("slot-1", 6)]
+    changes: list[dict[str, Any]] = [
+        {"training": 3},
+        {"blending": 1},
+        {"blending": 5},
+        {"curve": "cosine"},
+        {"curve": "sigmoid"},
+    ]
+    return ways + [Cell("shadow", *place, **change) for place in places for change in changes]
+
+
+def points(results: Sequence[Result], cell: Cell) -> tuple[list[float], list[float]]:
+    """Differences to the twins in points: after the first blending interval, and `AFTER` later."""
+    twins = {result.seed: result for result in results if result.cell == "waits"}
+    arms = [result for result in results if result.cell == cell.name]
+
+    def at(interval: int) -> list[float]:
+        return [
+            100.0 * (arm.accuracies[interval - arm.first] - twins[arm.seed].accuracies[interval])
+            for arm in arms
+        ]
+
+    return at(cell.first_blend), at(cell.first_blend + AFTER)
+
+
+def table(results: Sequence[Result]) -> str:
+    """One row a cell: the median, the worst and the 95 % interval of the mean."""
+    lines = [
+        "| way | slot | at | trains | blends | alpha | first blending interval: median (worst)"
+        f" | {AFTER} later: mean ± 95 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in cells():
+        first, later = points(results, cell)
+        mean, half = interval_of(later)
+        lines.append(
+            f"| {cell.way} | {cell.slot} | {cell.start} | {cell.training} | {cell.blending}"
+            f" | {cell.curve} | {statistics.median(first):+.2f} ({min(first):+.2f})"
+            f" | {mean:+.2f} ± {half:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Plays what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="episodes at a time")
+    parser.add_argument("--folder", type=Path, default=Path("build/studies/seeding"))
+    parser.add_argument("--location", type=Path, default=None, help="where CIFAR-100 is")
+    parser.add_argument("--out", type=Path, default=None)
+    options = parser.parse_args()
+
+    data = DatasetSettings("cifar100", options.location, validation_images=5_000)
+    study = Study(data, options.folder, {name: way for name, way in WAYS.items() if way})
+    last = max(cell.first_blend for cell in cells()) + AFTER
+    twins = [Arm("waits", seed, config_of(seed), until=last + 1) for seed in range(options.seeds)]
+    arms = [cell.arm(seed) for seed in range(options.seeds) for cell in cells()]
+    results = study.play(twins, arms, options.workers)
+    print(table(results))
+    if options.out is not None:
+        record = {
+            "machine": f"{platform.machine()}, torch {torch.__version__}, one thread an episode",
+            "seeds": options.seeds,
+            "results": [dataclasses.asdict(result) for result in results],
+        }
+        write_record(options.out, record)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
