@@ -17,6 +17,10 @@ from kasmina.network.growth import GrowingNetwork
 from kasmina.network.slot import Slot
 from kasmina.randomness import set_aside
 
+GRADMAX_IMAGES = 32
+"""Most images of the batch that it is measured on: three seeds on all of a batch would cost as much
+as a training step."""
+
 
 def gradmax_norm(
     network: GrowingNetwork,
@@ -25,7 +29,8 @@ def gradmax_norm(
     activation: Tensor,
     autocast: AbstractContextManager[object],
 ) -> Tensor | None:
-    """Norm of the gradient that the last layer of `fresh`, a new seed, would get in the slot.
+    """Norm of the gradient that the last layer of `fresh`, a new seed, would get in the slot, of
+    the mean loss of the batch's first images, at most `GRADMAX_IMAGES`.
 
     `activation` is h of a pass in training mode whose backward pass has left dL/dh at it: a scalar,
     in nats per unit of weight. None where no layer of the seed starts at zero, or no gradient came
@@ -35,10 +40,11 @@ def gradmax_norm(
     arrived = activation.grad if activation.retains_grad else None
     if arrived is None or not outputs:
         return None
+    h = activation.detach()[:GRADMAX_IMAGES]
+    # The loss is a mean over the batch: each image has its share of it in the gradient.
+    pull = arrived[:GRADMAX_IMAGES] * (len(activation) / len(h))
     with set_aside(0, activation.device), torch.enable_grad(), autocast:
-        residual = network.residual(slot, activation.detach(), fresh)
-    gradients = torch.autograd.grad(
-        residual, outputs, arrived.to(residual.dtype), allow_unused=True
-    )
+        residual = network.residual(slot, h, fresh)
+    gradients = torch.autograd.grad(residual, outputs, pull.to(residual.dtype), allow_unused=True)
     norms = [gradient.float().norm() for gradient in gradients if gradient is not None]
     return torch.stack(norms).norm() if norms else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.kasmina.network.tiny_hosts import HOSTS
+from tests.kasmina.network.tiny_hosts import FOREIGN, HOSTS
 
 from kasmina.data.images import Dataset
 from kasmina.network.blueprint import multiply_adds
@@ -76,7 +76,7 @@ def test_counting_changes_nothing(stripes: Dataset, host: str) -> None:
 
 
 def test_a_module_that_runs_as_a_whole_is_charged_for_it() -> None:
-    host = build_host("foreign", HostShape((3, 16, 16), 4), seed=0)
+    host = build_host(FOREIGN, HostShape((3, 16, 16), 4), seed=0)
     cost = host_cost(host, (3, 16, 16))
     assert cost.downstream == (cost.forward,) * 4
     assert cost.forward > cost.after[0] > cost.after[1] > cost.after[2] > cost.after[3] > 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.kasmina.network.tiny_hosts import HOSTS
+from tests.kasmina.network.tiny_hosts import FOREIGN, HOSTS
 from torch import Tensor
 
 from kasmina.data.images import Dataset
@@ -106,7 +106,7 @@ def test_every_blueprint_is_isolated(stripes: Dataset, blueprint: str) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("slot_id", SLOTS)
-@pytest.mark.parametrize("host", ["noisy-cnn", "foreign"])
+@pytest.mark.parametrize("host", ["noisy-cnn", FOREIGN])
 def test_a_seed_that_has_become_nan_leaves_the_host_bit_for_bit_unchanged(
     stripes: Dataset, host: str, precision: Precision, slot_id: str
 ) -> None:

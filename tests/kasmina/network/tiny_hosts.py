@@ -55,6 +55,7 @@ class Foreign(nn.Module):
         return logits
 
 
+FOREIGN = "foreign"
 SUBMODULES = ("stem", "middle", "tokens", "features")
 
 
@@ -62,7 +63,7 @@ def foreign(shape: HostShape) -> Host:
     return ModuleHost(Foreign(shape.classes), SUBMODULES, sample=torch.zeros(2, *shape.image))
 
 
-for name, builder in (("noisy-cnn", noisy_cnn), ("foreign", foreign)):
+for name, builder in (("noisy-cnn", noisy_cnn), (FOREIGN, foreign)):
     if name not in host_names():
         register_host(name, builder)
 
@@ -73,6 +74,6 @@ HOSTS: dict[str, dict[str, Any]] = {
         "channels": (8, 8, 8),
         "host_options": {"depth": "3", "heads": "2", "dropout": "0.2"},
     },
-    "foreign": {},
+    FOREIGN: {},
 }
 """Settings of a trainer by host; each has slots from `slot-0` to `slot-2`, and maybe more."""
