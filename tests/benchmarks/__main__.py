@@ -9,24 +9,22 @@ import argparse
 import asyncio
 import os
 import platform
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from tests.benchmarks.epoch import epoch_with_slots
+from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
 
-MEASURES: dict[str, Callable[[int], Awaitable[Measurement]]] = {
-    "epoch_with_slots": epoch_with_slots
-}
+ATTACHED_PAIRS = 20
+"""The cost of being attached is a few hundredths: it takes more pairs to see them."""
 
 
 async def measure(repetitions: int) -> dict[str, Measurement]:
     """Every row, one after the other."""
-    measurements = {}
-    for name, take in MEASURES.items():
-        print(f"measuring {name}, {repetitions} repetitions ...", flush=True)
-        measurements[name] = await take(repetitions)
-    return measurements
+    pairs = max(repetitions, ATTACHED_PAIRS)
+    print(f"what it costs to be attached: {pairs} pairs of intervals, 4 minutes ...", flush=True)
+    attached = await attaching(pairs)
+    print(f"images a second: {repetitions} rounds, 3 minutes ...", flush=True)
+    return attached | await throughput(repetitions)
 
 
 def main() -> int:

@@ -1,45 +1,48 @@
-"""The reference: a plain PyTorch loop over the weak host, as somebody would write it without slots.
+"""The reference of cost: a plain PyTorch loop over the weak host, without slots.
 
-    python -m tests.benchmarks.bare_loop --intervals 5
-
-prints the seconds of each interval, validation included, as a JSON list. Host, data, batches,
-augmentation and normalisation are Kasmina's, so that what differs is the slots and all that comes
-with them.
+Host, data, batches, augmentation, normalisation and precision are Kasmina's, so that what differs
+is the slots and all that comes with them. One thread.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-
 import torch
+from tests.benchmarks.reference import answer
+from tests.benchmarks.workload import (
+    BATCH,
+    CHANNELS,
+    DATA,
+    INTERVAL_BATCHES,
+    LEARNING_RATE,
+    MOMENTUM,
+    VALIDATION_BATCH,
+    WEIGHT_DECAY,
+)
 from torch import Tensor
 from torch.nn import functional
 
-from kasmina.data.dataset import Dataset, DatasetSettings, load_dataset
-from kasmina.network.host import HostShape, build_host
+from kasmina.data.dataset import load_dataset
+from kasmina.data.images import Dataset
+from kasmina.network.host import HostShape
+from kasmina.network.hosts import build_host
 from kasmina.training.augmentation import Augmentation, normalise
 from kasmina.training.order import BatchOrder
-
-BATCH = 100
-INTERVAL_BATCHES = 50
-TRAIN_IMAGES = 20_000
-VALIDATION_IMAGES = 2_000
 
 
 class BareLoop:
     """The network, its optimiser and its data."""
 
-    def __init__(self, dataset: Dataset, intervals: int) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        shape = HostShape(dataset.shape, dataset.classes, channels=(16, 32, 64))
+        shape = HostShape(dataset.shape, dataset.classes, channels=CHANNELS)
         self.network = build_host("weak-cnn", shape, seed=0).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True
+            self.network.parameters(),
+            lr=LEARNING_RATE,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            nesterov=True,
         )
-        steps = intervals * INTERVAL_BATCHES
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
         self.order = BatchOrder(len(dataset.train), BATCH, seed=0)
         self.augmentation = Augmentation(seed=0)
 
@@ -48,15 +51,12 @@ class BareLoop:
         self.network.train()
         total = torch.zeros(())
         for _ in range(INTERVAL_BATCHES):
-            indices = self.order.next_batch()
-            images = self.augmentation(self.dataset.train.images[indices])
-            loss = functional.cross_entropy(
-                self.network(self.prepared(images)), self.dataset.train.labels[indices]
-            )
+            images, labels = self.dataset.train.take(self.order.next_batch())
+            logits = self.network(self.prepared(self.augmentation(images)))
+            loss = functional.cross_entropy(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            self.schedule.step()
             total += loss.detach()
         return self.validate()
 
@@ -64,9 +64,9 @@ class BareLoop:
     def validate(self) -> float:
         """Accuracy on the validation split."""
         self.network.eval()
-        split = self.dataset.validation
+        split, size = self.dataset.validation, VALIDATION_BATCH
         right = 0
-        for images, labels in zip(split.images.split(500), split.labels.split(500), strict=True):
+        for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):
             right += int((self.network(self.prepared(images)).argmax(1) == labels).sum())
         return right / len(split)
 
@@ -74,23 +74,6 @@ class BareLoop:
         return normalise(images, self.dataset.mean, self.dataset.deviation)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--intervals", type=int, required=True)
-    parser.add_argument("--dataset", default="cifar100")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    settings = DatasetSettings(
-        name=arguments.dataset, train_images=TRAIN_IMAGES, validation_images=VALIDATION_IMAGES
-    )
-    loop = BareLoop(load_dataset(settings), arguments.intervals)
-    seconds = []
-    for _ in range(arguments.intervals):
-        start = time.perf_counter()
-        loop.interval()
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps(seconds))
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    answer("bare loop, one thread, fp32", BareLoop(load_dataset(DATA)).interval)

@@ -1,8 +1,9 @@
 """Turns measurements into the rows that `make bench` prints and writes.
 
 `rows.json` names every row, its unit, its reference, and its bar: the ratio that the row must not
-exceed (``better: lower``) or fall short of (``better: higher``). A row without a measurement fails,
-and so does a measurement without a row.
+exceed (``better: lower``) or fall short of (``better: higher``); null where it is only reported.
+``judged: interval`` holds the worse end of the mean ratio's 95 % interval to the bar instead of the
+median. A row without a measurement fails, and so does a measurement without a row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.paired import interval_of
 
 ROWS_FILE = Path(__file__).with_name("rows.json")
 LEAST_REPETITIONS = 5
@@ -34,7 +37,13 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the report; `ratio` is the median of the pairs' ratios."""
+    """A row of the report.
+
+    Attributes:
+        ratio: the median of the pairs' ratios.
+        ratio_interval: the 95 % interval of their mean.
+        bar: None where the row is only reported.
+    """
 
     name: str
     value: float
@@ -42,7 +51,8 @@ class Row:
     reference: str
     reference_value: float
     ratio: float
-    bar: float
+    ratio_interval: tuple[float, float]
+    bar: float | None
     holds: bool
     spread: tuple[float, float]
     reference_spread: tuple[float, float]
@@ -60,7 +70,12 @@ def row_of(declared: Mapping[str, Any], measurement: Measurement) -> Row:
     """Judges one measurement by its declaration."""
     ratios = [v / r for v, r in zip(measurement.values, measurement.reference_values, strict=True)]
     ratio = statistics.median(ratios)
-    bar = float(declared["bar"])
+    mean, half = interval_of(ratios)
+    lower = declared["better"] == "lower"
+    judged = ratio
+    if declared.get("judged") == "interval":
+        judged = mean + half if lower else mean - half
+    bar = declared["bar"]
     return Row(
         name=declared["name"],
         value=statistics.median(measurement.values),
@@ -68,8 +83,9 @@ def row_of(declared: Mapping[str, Any], measurement: Measurement) -> Row:
         reference=declared["reference"],
         reference_value=statistics.median(measurement.reference_values),
         ratio=ratio,
+        ratio_interval=(mean - half, mean + half),
         bar=bar,
-        holds=ratio <= bar if declared["better"] == "lower" else ratio >= bar,
+        holds=bar is None or (judged <= bar if lower else judged >= bar),
         spread=(min(measurement.values), max(measurement.values)),
         reference_spread=(min(measurement.reference_values), max(measurement.reference_values)),
         ratio_spread=(min(ratios), max(ratios)),
@@ -102,8 +118,9 @@ def write(rows: list[Row], path: Path) -> None:
 def table(rows: list[Row]) -> str:
     """The rows as a Markdown table, medians with least and greatest beside them."""
     lines = [
-        "| row | median (min-max) | reference | median (min-max) | ratio (min-max) | bar | holds |",
-        "|---|---|---|---|---|---|---|",
+        "| row | median (min-max) | reference | median (min-max) | ratio (min-max)"
+        " | 95 % of its mean | bar | holds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
@@ -111,6 +128,13 @@ def table(rows: list[Row]) -> str:
             f"| {row.reference} | {row.reference_value:.3f} {row.unit} "
             f"({row.reference_spread[0]:.3f}-{row.reference_spread[1]:.3f}) "
             f"| {row.ratio:.3f} ({row.ratio_spread[0]:.3f}-{row.ratio_spread[1]:.3f}) "
-            f"| {row.bar} | {'yes' if row.holds else 'NO'} |"
+            f"| {row.ratio_interval[0]:.3f} to {row.ratio_interval[1]:.3f} | {_verdict(row)} |"
         )
     return "\n".join(lines)
+
+
+def _verdict(row: Row) -> str:
+    """The bar, and whether it holds."""
+    if row.bar is None:
+        return "none | reported"
+    return f"{row.bar} | {'yes' if row.holds else 'NO'}"

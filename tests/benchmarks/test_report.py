@@ -1,7 +1,7 @@
 """The report of benchmarks fails rather than leave a row out."""
 
 import pytest
-from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, row_of
+from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, row_of, table
 
 DECLARED = {"name": "a", "unit": "s", "reference": "b", "better": "lower", "bar": 1.5}
 PAIRS = Measurement(values=(2.0, 4.0, 3.0, 3.0, 9.0), reference_values=(2.0, 2.0, 2.0, 2.0, 3.0))
@@ -17,6 +17,21 @@ def test_a_row_is_the_median_of_its_pairs_with_the_spread_beside_it() -> None:
 def test_a_row_above_its_bar_does_not_hold() -> None:
     assert not row_of({**DECLARED, "bar": 1.4}, PAIRS).holds
     assert row_of({**DECLARED, "bar": 1.4, "better": "higher"}, PAIRS).holds
+
+
+def test_a_row_may_be_judged_by_the_worse_end_of_the_interval_of_its_mean() -> None:
+    declared = {**DECLARED, "judged": "interval", "bar": 2.0}
+    row = row_of(declared, PAIRS)
+    assert row.ratio_interval == pytest.approx((0.859, 2.741), abs=1e-3)
+    assert not row.holds
+    assert row_of({**declared, "bar": 2.75}, PAIRS).holds
+    assert not row_of({**declared, "bar": 0.87, "better": "higher"}, PAIRS).holds
+
+
+def test_a_row_without_a_bar_is_only_reported() -> None:
+    row = row_of({**DECLARED, "bar": None}, PAIRS)
+    assert row.holds
+    assert "reported" in table([row])
 
 
 def test_a_row_without_a_measurement_fails() -> None:
@@ -36,5 +51,7 @@ def test_fewer_than_five_repetitions_are_no_measurement() -> None:
 
 def test_every_declared_row_has_all_it_needs() -> None:
     for declared in load_rows():
-        assert {"name", "what", "unit", "reference", "better", "bar"} == set(declared)
+        needed = {"name", "what", "unit", "reference", "better", "bar"}
+        assert needed == set(declared) - {"judged"}
+        assert declared.get("judged", "interval") == "interval"
         assert declared["better"] in {"lower", "higher"}

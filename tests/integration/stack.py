@@ -53,6 +53,8 @@ class Stack:
         self.folder = folder
         self.policy = policy
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+        self.decides_at = self.addresses["tamiyo"]
+        """Where Kasmina asks for decisions: a test may put something in between."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -90,7 +92,7 @@ class Stack:
         if name == "tamiyo":
             return ("--policy", self.policy, "--registry", self.addresses["simic"])
         if name == "kasmina":
-            policy = f"default={self.addresses['tamiyo']}"
+            policy = f"default={self.decides_at}"
             return ("--policy", policy, "--experience", self.addresses["simic"])
         return ()
 

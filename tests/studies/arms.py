@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -205,19 +204,6 @@ def _play_arm(study: Study, arm: Arm, saves: Iterable[int]) -> Result:
         spent = facts.multiply_adds_spent
     seconds = time.monotonic() - began
     return Result(arm.key, arm.cell, arm.seed, first, accuracies, spent, seconds)
-
-
-def interval_of(values: Sequence[float]) -> tuple[float, float]:
-    """Mean of paired differences, and half the width of its 95 % interval by Student's t."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, float("nan")
-    quantile = _T_975[min(len(values) - 1, len(_T_975)) - 1]
-    return mean, quantile * statistics.stdev(values) / len(values) ** 0.5
-
-
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""97.5 % quantiles of Student's t distribution for 1 to 10 degrees of freedom."""
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.studies.arms import Arm, Result, Study, grown_at, interval_of, write_record
+from tests.paired import interval_of
+from tests.studies.arms import Arm, Result, Study, grown_at, write_record
 
 from kasmina.data.dataset import DatasetSettings
 from kasmina.training.configuration import EpisodeSeeds, TrainerConfig

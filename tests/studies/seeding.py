@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.studies.arms import Arm, Result, Study, grown_at, interval_of, write_record
+from tests.paired import interval_of
+from tests.studies.arms import Arm, Result, Study, grown_at, write_record
 from torch import Tensor, nn
 
 import kasmina.network.shadow

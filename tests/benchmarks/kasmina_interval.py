@@ -1,0 +1,215 @@
+"""What a decision interval costs under Kasmina, and how many images it trains on in a second.
+
+Every arm is a process of its own, and one of them computes at a time: trainers stand at the gate
+(`tests.benchmarks.gate`), references wait for a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import grpc
+from tests.benchmarks.gate import Act, Gate
+from tests.benchmarks.reference import Cost, Reference
+from tests.benchmarks.report import Measurement
+from tests.benchmarks.workload import (
+    BATCH,
+    CHANNELS,
+    INTERVAL_BATCHES,
+    INTERVAL_IMAGES,
+    LEARNING_RATE,
+    MOMENTUM,
+    TRAIN_IMAGES,
+    VALIDATION_IMAGES,
+    WEIGHT_DECAY,
+)
+from tests.integration.stack import Stack
+
+from leyline.client import Trainer
+from leyline.v1.decision_pb2 import ACTION_TYPE_ADVANCE, ACTION_TYPE_GERMINATE
+from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
+from leyline.v1.trainer_pb2 import (
+    PRECISION_FP32,
+    PRECISION_UNSPECIFIED,
+    DatasetSpec,
+    GrowthSpec,
+    HostSpec,
+    PolicySpec,
+    Precision,
+    RunSpec,
+    TrainingSpec,
+)
+
+SLOT = "slot-1"
+"""Where the seed sits whose cost is measured: in the middle of the host."""
+SEED_REPETITIONS = 5
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_HORIZON = 1000
+"""Longer than any benchmark: runs are cut off where it ends."""
+
+
+class Arm:
+    """A run of a Kasmina that stands at the gate between two intervals."""
+
+    def __init__(self, stack: Stack, gate: Gate, run_id: str) -> None:
+        self.run_id = run_id
+        self._stack = stack
+        self._gate = gate
+
+    async def start(self, precision: Precision.ValueType) -> None:
+        """Starts the run, and waits until it stands at its first decision."""
+        spec = RunSpec(
+            host=HostSpec(channels=CHANNELS),
+            dataset=DatasetSpec(
+                name="cifar100", training_images=TRAIN_IMAGES, validation_images=VALIDATION_IMAGES
+            ),
+            training=TrainingSpec(
+                batch_size=BATCH,
+                interval_batches=INTERVAL_BATCHES,
+                horizon=_HORIZON,
+                learning_rate=LEARNING_RATE,
+                momentum=MOMENTUM,
+                weight_decay=WEIGHT_DECAY,
+                precision=precision,
+            ),
+            growth=GrowthSpec(blend_intervals=2 * SEED_REPETITIONS),
+            policy=PolicySpec(),
+        )
+        spec.policy.decision_timeout.FromSeconds(600)
+        async with Trainer(self._stack.addresses["kasmina"]) as trainer:
+            await trainer.start(spec, self.run_id)
+        await self._gate.arrival(self.run_id)
+
+    async def interval(self, act: Act | None = None) -> Cost:
+        """Lets it take one step: a decision, an interval, and all that comes with them.
+
+        CPU time is that of the service and its workers, from here until they have nothing left to
+        do: what a step leaves to be sent is sent, too.
+        """
+        cpu, wall = self._cpu_seconds(), time.perf_counter()
+        self._gate.let_go(self.run_id, act)
+        await self._gate.arrival(self.run_id)
+        seconds = time.perf_counter() - wall
+        await asyncio.sleep(0.5)
+        return Cost(wall=seconds, cpu=self._cpu_seconds() - cpu)
+
+    async def precision(self) -> str:
+        """What it computes with."""
+        async with Trainer(self._stack.addresses["kasmina"]) as trainer:
+            run = await trainer.get(self.run_id)
+        return Precision.Name(run.compute.precision).removeprefix("PRECISION_").lower()
+
+    def _cpu_seconds(self) -> float:
+        service = self._stack.processes["kasmina"].pid
+        return sum(_cpu_seconds(pid) for pid in (service, *_children(service)))
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _cpu_seconds(pid: int) -> float:
+    """User and system time of a process, all its threads together (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+@contextlib.asynccontextmanager
+async def gated_kasmina(**environment: str) -> AsyncIterator[tuple[Stack, Gate]]:
+    """The three services, with a gate between Kasmina and Tamiyo's policy `wait`."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), policy="wait")
+        async with grpc.aio.insecure_channel(stack.addresses["tamiyo"]) as tamiyo:
+            gate, server = Gate(tamiyo), grpc.aio.server()
+            add_PolicyServiceServicer_to_server(gate, server)
+            stack.decides_at = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+            await server.start()
+            try:
+                await stack.up(**environment)
+                yield stack, gate
+            finally:
+                stack.close()
+                await server.stop(None)
+
+
+async def attaching(pairs: int) -> dict[str, Measurement]:
+    """What slots, telemetry and decisions cost beside a bare loop: pairs of intervals in turns."""
+    async with gated_kasmina(LEYLINE_KASMINA_THREADS="1") as (stack, gate):
+        arm = Arm(stack, gate, "beside-bare-loop")
+        await arm.start(PRECISION_FP32)
+        bare = await Reference.start("tests.benchmarks.bare_loop")
+
+        async def in_turns(count: int, act: Act | None = None) -> list[tuple[Cost, Cost]]:
+            found = []
+            for number in range(count):
+                ours = await arm.interval(act if number == 0 else None)
+                found.append((ours, await bare.interval()))
+            return found
+
+        await in_turns(1)
+        waits = await in_turns(pairs)
+        await in_turns(1, (ACTION_TYPE_GERMINATE, SLOT))
+        trains = await in_turns(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+        blends = await in_turns(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+        await bare.close()
+    return {
+        "attached_cpu": _measured(waits, "cpu"),
+        "attached_wall": _measured(waits, "wall"),
+        "training_seed_cpu": _measured(trains, "cpu"),
+        "blending_seed_cpu": _measured(blends, "cpu"),
+    }
+
+
+async def throughput(rounds: int) -> dict[str, Measurement]:
+    """Images a second: one worker on all cores, two with one each, and a loop from a tutorial."""
+    both = {"LEYLINE_KASMINA_PARALLELISM": "2"}
+    threads = {"LEYLINE_KASMINA_THREADS": str(os.cpu_count() or 1)}
+    async with gated_kasmina(**both, **threads) as wide, gated_kasmina(**both) as narrow:
+        fp32, chosen = Arm(*wide, "fp32"), Arm(*wide, "as-chosen")
+        await fp32.start(PRECISION_FP32)
+        await chosen.start(PRECISION_UNSPECIFIED)
+        pair = [Arm(*narrow, "one"), Arm(*narrow, "other")]
+        # Both as the one worker chose: a comparison of numbers of workers alone.
+        precision = Precision.Value(f"PRECISION_{(await chosen.precision()).upper()}")
+        for arm in pair:
+            await arm.start(precision)
+        loader = await Reference.start("tests.benchmarks.loader_loop")
+        print(f"as chosen: {await chosen.precision()}; {loader.description}", flush=True)
+        rates: dict[str, list[float]] = {}
+        for number in range(rounds + 1):
+            seconds = {
+                "fp32": (await fp32.interval()).wall,
+                "chosen": (await chosen.interval()).wall,
+                "two": await _together(pair),
+                "loader": (await loader.interval()).wall,
+            }
+            if number > 0:  # the first is a warm-up
+                for name, taken in seconds.items():
+                    images = INTERVAL_IMAGES * (len(pair) if name == "two" else 1)
+                    rates.setdefault(name, []).append(images / taken)
+        await loader.close()
+    return {
+        "images_fp32": Measurement(tuple(rates["fp32"]), tuple(rates["loader"])),
+        "images_as_chosen": Measurement(tuple(rates["chosen"]), tuple(rates["loader"])),
+        "images_two_workers": Measurement(tuple(rates["two"]), tuple(rates["chosen"])),
+    }
+
+
+async def _together(arms: Sequence[Arm]) -> float:
+    """Seconds until the last of them stands at the gate again."""
+    costs = await asyncio.gather(*(arm.interval() for arm in arms))
+    return max(cost.wall for cost in costs)
+
+
+def _measured(pairs: Sequence[tuple[Cost, Cost]], what: str) -> Measurement:
+    return Measurement(
+        values=tuple(getattr(ours, what) for ours, _ in pairs),
+        reference_values=tuple(getattr(bare, what) for _, bare in pairs),
+    )
