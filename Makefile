@@ -92,6 +92,10 @@ study-seeding: $(READY) $(DESCRIPTORS) ## Measure ways to train and blend an iso
 test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill points, in full (10,000 steps)
 	LEYLINE_GROWTH_STEPS=10000 $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training --timeout 3600 $(ARGS)
 
+.PHONY: soak-kasmina
+soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs in one service (ten minutes)
+	LEYLINE_SOAK=1 $(BIN)/python -m pytest tests/kasmina/runs/test_many_runs.py --timeout 3600 -s $(ARGS)
+
 .PHONY: test-cuda
 test-cuda: $(READY) $(DESCRIPTORS) ## Run the tests of isolation, resumption and telemetry on a GPU
 	LEYLINE_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training tests/kasmina/data $(ARGS)
