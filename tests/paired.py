@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -23,3 +24,14 @@ def interval_of(values: Sequence[float]) -> tuple[float, float]:
         return mean, float("nan")
     quantile = _T_975[min(len(values) - 1, len(_T_975)) - 1]
     return mean, quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
+def interval_of_median(values: Sequence[float]) -> tuple[float, float] | None:
+    """A 95 % interval of the median by order statistics, whatever the distribution (David and
+    Nagaraja 2003, section 7.1). None for fewer than six values, of which none is wide enough.
+    """
+    ordered, count = sorted(values), len(values)
+    below, outside = 0.0, -1
+    while (below := below + math.comb(count, outside + 1) / 2**count) <= 0.025:
+        outside += 1
+    return None if outside < 0 else (ordered[outside], ordered[count - 1 - outside])

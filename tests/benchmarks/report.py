@@ -2,8 +2,8 @@
 
 `rows.json` names every row, its unit, its reference, and its bar: the ratio that the row must not
 exceed (``better: lower``) or fall short of (``better: higher``); null where it is only reported.
-``judged: interval`` holds the worse end of the mean ratio's 95 % interval to the bar instead of the
-median. A row without a measurement fails, and so does a measurement without a row.
+``judged: interval`` holds the worse end of the 95 % interval of the median ratio to the bar instead
+of the median itself. A row without a measurement fails, and so does a measurement without a row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.paired import interval_of
+from tests.paired import interval_of_median
 
 ROWS_FILE = Path(__file__).with_name("rows.json")
 LEAST_REPETITIONS = 5
@@ -41,7 +41,7 @@ class Row:
 
     Attributes:
         ratio: the median of the pairs' ratios.
-        ratio_interval: the 95 % interval of their mean.
+        ratio_interval: the 95 % interval of that median; None for fewer than six pairs.
         bar: None where the row is only reported.
     """
 
@@ -51,7 +51,7 @@ class Row:
     reference: str
     reference_value: float
     ratio: float
-    ratio_interval: tuple[float, float]
+    ratio_interval: tuple[float, float] | None
     bar: float | None
     holds: bool
     spread: tuple[float, float]
@@ -70,11 +70,13 @@ def row_of(declared: Mapping[str, Any], measurement: Measurement) -> Row:
     """Judges one measurement by its declaration."""
     ratios = [v / r for v, r in zip(measurement.values, measurement.reference_values, strict=True)]
     ratio = statistics.median(ratios)
-    mean, half = interval_of(ratios)
+    interval = interval_of_median(ratios)
     lower = declared["better"] == "lower"
     judged = ratio
     if declared.get("judged") == "interval":
-        judged = mean + half if lower else mean - half
+        if interval is None:
+            raise ValueError(f"{declared['name']} is judged by an interval: take more pairs")
+        judged = interval[1 if lower else 0]
     bar = declared["bar"]
     return Row(
         name=declared["name"],
@@ -83,7 +85,7 @@ def row_of(declared: Mapping[str, Any], measurement: Measurement) -> Row:
         reference=declared["reference"],
         reference_value=statistics.median(measurement.reference_values),
         ratio=ratio,
-        ratio_interval=(mean - half, mean + half),
+        ratio_interval=interval,
         bar=bar,
         holds=bar is None or (judged <= bar if lower else judged >= bar),
         spread=(min(measurement.values), max(measurement.values)),
@@ -119,7 +121,7 @@ def table(rows: list[Row]) -> str:
     """The rows as a Markdown table, medians with least and greatest beside them."""
     lines = [
         "| row | median (min-max) | reference | median (min-max) | ratio (min-max)"
-        " | 95 % of its mean | bar | holds |",
+        " | 95 % of that median | bar | holds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -128,7 +130,7 @@ def table(rows: list[Row]) -> str:
             f"| {row.reference} | {row.reference_value:.3f} {row.unit} "
             f"({row.reference_spread[0]:.3f}-{row.reference_spread[1]:.3f}) "
             f"| {row.ratio:.3f} ({row.ratio_spread[0]:.3f}-{row.ratio_spread[1]:.3f}) "
-            f"| {row.ratio_interval[0]:.3f} to {row.ratio_interval[1]:.3f} | {_verdict(row)} |"
+            f"| {_interval(row)} | {_verdict(row)} |"
         )
     return "\n".join(lines)
 
@@ -138,3 +140,9 @@ def _verdict(row: Row) -> str:
     if row.bar is None:
         return "none | reported"
     return f"{row.bar} | {'yes' if row.holds else 'NO'}"
+
+
+def _interval(row: Row) -> str:
+    if row.ratio_interval is None:
+        return "too few pairs"
+    return f"{row.ratio_interval[0]:.3f} to {row.ratio_interval[1]:.3f}"

@@ -30,6 +30,7 @@ _log = get_logger(__name__)
 _BATCH_ITEMS = 64
 _BATCH_BYTES = 1 << 20
 _ANSWER_S = 30.0
+_LONGEST_IDLE_S = 1.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 3.0
 _FENCE_ATTEMPTS = 5
@@ -64,6 +65,7 @@ class Drainer:
     async def run(self) -> None:
         """Drains for ever; ends by being cancelled."""
         backoff_s = _FIRST_BACKOFF_S
+        idle_s = self._poll_interval_s
         away = False
         try:
             while True:
@@ -73,8 +75,13 @@ class Drainer:
                         _log.info("experience service is back")
                         away = False
                     backoff_s = _FIRST_BACKOFF_S
-                    if not sent:
-                        await asyncio.sleep(self._poll_interval_s)
+                    if sent:
+                        idle_s = self._poll_interval_s
+                    else:
+                        # While an interval is trained there is nothing to send: ten looks a second
+                        # would be half of what this service costs.
+                        await asyncio.sleep(idle_s)
+                        idle_s = min(2 * idle_s, max(_LONGEST_IDLE_S, self._poll_interval_s))
                 except (RemoteError, TimeoutError, DiskFull) as error:
                     self._close_stream()
                     if not away:

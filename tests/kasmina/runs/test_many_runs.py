@@ -11,6 +11,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -99,8 +100,7 @@ async def test_killed_at_random_instants_a_run_is_bit_for_bit_the_uninterrupted_
         kills = 0
         while kills < KILLS:
             # Anywhere in some later step: the policy's question tells how far it is.
-            asked = len(policy.asked)
-            await until(lambda asked=asked: len(policy.asked) > asked + 1)
+            await until(partial(further_than, policy, len(policy.asked) + 1))
             await asyncio.sleep(chance.uniform(0.0, 0.2))
             for worker in workers_at_work(service.process.pid):
                 os.kill(worker, signal.SIGKILL)
@@ -116,6 +116,11 @@ async def test_killed_at_random_instants_a_run_is_bit_for_bit_the_uninterrupted_
     killed, whole = experience.episode("killed", 0), experience.episode("whole", 0)
     assert len(killed) == len(whole) == spec.training.horizon
     assert list(map(without_clocks, killed)) == list(map(without_clocks, whole))
+
+
+def further_than(policy: Policy, asked: int) -> bool:
+    """Whether the policy has been asked more often than that."""
+    return len(policy.asked) > asked
 
 
 def workers_at_work(service: int) -> Iterator[int]:
