@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tests.paired import interval_of
 from tests.studies.arms import Arm, Result, Study, grown_at, write_record
+from tests.studies.picture import draw_curves
 
 from kasmina.data.dataset import DatasetSettings
 from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
@@ -69,6 +70,11 @@ def differences(results: list[Result]) -> dict[str, list[float]]:
     return cells
 
 
+def arms_at(slot: str, results: list[Result]) -> list[Result]:
+    """The arms with a seed at that slot, and those that wait."""
+    return [result for result in results if result.cell == "waits" or slot in result.cell]
+
+
 def table(cells: dict[str, list[float]]) -> str:
     """By slot and time: the mean of the paired differences, its 95 % interval, and each."""
     lines = ["| grown | slot-0 | slot-1 | slot-2 |", "|---|---|---|---|"]
@@ -111,18 +117,22 @@ def main() -> int:
         for result in results:
             curve = ", ".join(f"{100 * accuracy:.1f}" for accuracy in result.accuracies)
             print(f"seed {result.seed}: {curve} % in {result.seconds:.0f} s")
+        panels = {"the weak host on all of CIFAR-100": results}
         record: dict[str, Any] = {"results": [dataclasses.asdict(one) for one in results]}
     else:
         twins = [twin_of(seed) for seed in range(options.seeds)]
         arms = [arm for seed in range(options.seeds) for arm in arms_of(seed)]
         results = study.play(twins, arms, options.workers)
         cells = differences(results)
+        panels = {slot: arms_at(slot, results) for slot in SLOTS}
         record = {"points": cells, "results": [dataclasses.asdict(one) for one in results]}
         waits = [100 * one.accuracies[-1] for one in results if one.cell == "waits"]
         print(f"waits: {', '.join(f'{accuracy:.2f}' for accuracy in waits)} %\n\n{table(cells)}")
     if options.out is not None:
         machine = f"{platform.machine()}, torch {torch.__version__}, one thread an episode"
         write_record(options.out, record | {"seeds": options.seeds, "machine": machine})
+        unit = "epoch" if options.baseline else "interval of 9,984 images"
+        draw_curves(panels, unit, options.out.with_suffix(".png"))
     return 0
 
 
