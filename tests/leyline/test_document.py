@@ -41,6 +41,9 @@ seeds: {order: 0}
 """
 
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "runs"
+
+
 def spec_of(text: str) -> RunSpec:
     return Document.parse(text, "run.yaml").message(RunSpec)
 
@@ -268,3 +271,8 @@ def test_a_document_is_read_from_a_file_and_from_the_standard_input(
 def test_the_rules_are_those_that_a_service_checks() -> None:
     assert [rule.field for rule in violations(RunSpec(twin_run="?"))] == ["twin_run"]
     assert violations(spec_of(EVERYTHING)) == ()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_examples_are_good(path: Path) -> None:
+    assert violations(Document.read(path).message(RunSpec)) == ()
