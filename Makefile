@@ -40,7 +40,7 @@ test: $(READY) $(DESCRIPTORS) ## Run every test
 .PHONY: test-oldest
 test-oldest: $(READY_OLDEST) ## Run the tests of the rooms with the oldest admitted dependencies
 	$(VENV_OLDEST)/bin/python proto/stubs.py --stubs clients/python
-	$(VENV_OLDEST)/bin/python -m pytest $(ROOMS) $(ARGS)
+	$(VENV_OLDEST)/bin/python -m pytest -n 2 $(ROOMS) $(ARGS)
 
 .PHONY: check
 check: check-style check-types check-layers check-contract check-locks ## Run every check that runs no test

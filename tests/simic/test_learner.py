@@ -54,7 +54,13 @@ async def newest(client: Client) -> str:
     """The newest version of the training, once it has one."""
 
     async def begun() -> bool:
-        return (await training(client)).policy_version != ""
+        try:
+            return (await training(client)).policy_version != ""
+        except grpc.aio.AioRpcError as error:
+            # The service answers before its first training is there.
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
 
     await eventually(begun)
     return (await training(client)).policy_version

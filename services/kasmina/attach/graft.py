@@ -14,6 +14,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,11 +57,22 @@ class GraftedHost(ModuleHost):
             self.running = before
 
 
+@dataclass
+class _Since:
+    """What the owner did since the seeds learnt last."""
+
+    passes: int = 0
+    """In training mode, that came to their end."""
+    went_back: int = 0
+    """Of those, with gradients computed."""
+
+
 class _Pass:
     """A pass of the owner's in training mode."""
 
-    def __init__(self, images: Tensor, parameter: nn.Parameter) -> None:
+    def __init__(self, images: Tensor, parameter: nn.Parameter, since: _Since) -> None:
         self.images = images
+        self.since = since
         self.device_type = images.device.type
         self.autocast_dtype = (
             torch.get_autocast_dtype(self.device_type)
@@ -91,13 +103,9 @@ class _Pass:
         )
 
     def note_gradient(self, gradient: Tensor) -> None:
-        self.went_back = True
-
-    def let_go(self) -> None:
-        """Keeps nothing but whether it went back."""
-        self.activations.clear()
-        self.residuals.clear()
-        self.images = self.images[:0]
+        if not self.went_back:
+            self.went_back = True
+            self.since.went_back += 1
 
 
 class Graft:
@@ -126,7 +134,8 @@ class Graft:
         self.before_training: Callable[[], None] | None = None
         self._watched = False
         self._open: _Pass | None = None
-        self._passes: list[_Pass] = []
+        self._kept: _Pass | None = None
+        self._since = _Since()
 
     def install(self) -> None:
         """Puts the hooks in, for good."""
@@ -160,17 +169,16 @@ class Graft:
         a batch. Raises `MisplacedStep` unless the gradient of exactly that one has been computed,
         and the weights have not moved since. The next pass begins anew either way.
         """
-        passes = self._passes
+        kept, since = self._kept, self._since
         self.forget()
-        if not passes:
+        if kept is None or kept.logits is None:
             raise MisplacedStep("step() without a pass of the model in training mode before it")
-        kept = passes[-1]
-        if any(one.went_back for one in passes[:-1]):
+        if since.went_back > kept.went_back:
             raise MisplacedStep(
-                f"the model ran {len(passes)} times in training mode since the last step(): call"
+                f"the model ran {since.passes} times in training mode since the last step(): call"
                 " step() after the backward pass of each"
             )
-        if not kept.went_back or kept.logits is None:
+        if not kept.went_back:
             raise MisplacedStep("step() before backward(): the model's pass has no gradients yet")
         if kept.is_stale:
             raise MisplacedStep(
@@ -188,7 +196,7 @@ class Graft:
 
     def forget(self) -> None:
         """Drops the passes since the last call."""
-        self._open, self._passes = None, []
+        self._open, self._kept, self._since = None, None, _Since()
 
     @staticmethod
     def is_in(module: nn.Module) -> bool:
@@ -204,7 +212,8 @@ class Graft:
             "_is_last": False,
             "before_training": None,
             "_open": None,
-            "_passes": [],
+            "_kept": None,
+            "_since": _Since(),
         }
 
     def _enter(self, module: nn.Module, given: tuple[Any, ...]) -> None:
@@ -224,9 +233,8 @@ class Graft:
         elif learning:
             for parameter in self.network.seeds.parameters():
                 parameter.grad = None
-            for earlier in self._passes:
-                earlier.let_go()
-            self._open = _Pass(images, self._parameter)
+            self._kept = None
+            self._open = _Pass(images, self._parameter, self._since)
 
     def _at(self, slot: Slot, submodule: nn.Module, given: object, h: Any) -> Tensor | None:
         if self._host.running:
@@ -251,8 +259,8 @@ class Graft:
         if logits.requires_grad:
             logits.register_hook(self._open.note_gradient)
         self._open.logits = logits.detach()
-        self._passes.append(self._open)  # one that raised is none
-        self._open = None
+        self._since.passes += 1  # one that raised is none
+        self._kept, self._open = self._open, None
 
     def _look(self, current: _Pass, slot: Slot, h: Any) -> None:
         if not isinstance(h, Tensor):

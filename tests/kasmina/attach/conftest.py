@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
+import torch
 from tests.kasmina.neighbours import Experience, Policy, serving
 
 from kasmina.runs.background_loop import BackgroundLoop
@@ -19,6 +20,15 @@ class Neighbours:
     policy: Policy
     experience: Experience
     address: str
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The networks are so small that threads of torch's would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

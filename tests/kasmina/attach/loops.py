@@ -26,6 +26,9 @@ from leyline.v1.decision_pb2 import (
     Decision,
 )
 
+NOBODY = "127.0.0.1:1"
+"""An address at which nobody answers."""
+
 GERMINATE, ADVANCE, CULL = ACTION_TYPE_GERMINATE, ACTION_TYPE_ADVANCE, ACTION_TYPE_CULL
 
 Plan = Mapping[int, tuple[ActionType.ValueType, str]]
@@ -175,8 +178,10 @@ class Loop:
         horizon: int = 10,
         run_id: str = "mine",
         options: AttachOptions | None = None,
+        policy: str | None = None,
+        experience: str | None = None,
     ) -> Growth:
-        """The loop as an episode."""
+        """The loop as an episode; of the neighbours, unless somebody else is named."""
         return attach(
             self.model,
             self.model.slots,
@@ -186,8 +191,8 @@ class Loop:
             validated=self.validate(),
             horizon=horizon,
             run_id=run_id,
-            policy=neighbours.address,
-            experience=neighbours.address,
+            policy=policy or neighbours.address,
+            experience=experience or neighbours.address,
             state_dir=folder,
             options=options or AttachOptions(blend_intervals=1, end_patience_s=0.0),
         )
