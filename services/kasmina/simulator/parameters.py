@@ -117,8 +117,9 @@ class SeedParameters(_Section):
 
     @property
     def largest_gain(self) -> float:
-        """What a seed of quality 1 can add at most."""
-        return max(self.gain_first_slot[1], self.gain_last_slot[1])
+        """What a seed of quality 1 can add at most; 1 where it adds nothing anywhere, so that its
+        share of the largest is 0."""
+        return max(self.gain_first_slot[1], self.gain_last_slot[1]) or 1.0
 
 
 class GrowthParameters(_Section):

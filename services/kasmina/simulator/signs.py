@@ -18,6 +18,9 @@ LOSS_EXPONENT = 1.35
 """Loss is ln(classes) (1 - accuracy)^1.35 in this world: 3.4 nats at 20 % of a hundred classes, 2.3
 at 40 %."""
 
+_LARGEST_EXPONENT = 700.0
+"""Of e, that a float can hold; what it gives is far beyond `BOUND`."""
+
 
 @dataclass(frozen=True)
 class Signs:
@@ -77,12 +80,13 @@ class Instruments:
 
     def validation_loss(self, interval: int, true_accuracy: float) -> float:
         """Validation loss as it is measured, nats."""
-        return max(self._loss(true_accuracy) + self._loss_noise[interval], 0.0)
+        return bounded(max(self._loss(true_accuracy) + self._loss_noise[interval], 0.0))
 
     def training_loss(self, interval: int, true_accuracy: float) -> float:
         """Mean training loss over the interval that has ended, nats."""
         fitted = self._telemetry.overfitting * interval / self._horizon
-        return max(self._loss(true_accuracy) - fitted + self._training_noise[interval], 0.0)
+        loss = self._loss(true_accuracy) - fitted + self._training_noise[interval]
+        return bounded(max(loss, 0.0))
 
     def signs(self, interval: int, truth: SlotTruth, true_accuracy: float) -> Signs:
         """What the slot shows after the interval.
@@ -96,7 +100,7 @@ class Instruments:
         live = alpha is not None
         toll = alpha if alpha is not None and seed.is_bad else 0.0
         need = max(truth.hidden.need - max(truth.contribution, 0.0) / self._largest_gain, 0.0)
-        gradient_norm = telemetry.gradient_scale * math.exp(
+        gradient_norm = telemetry.gradient_scale * _exp(
             telemetry.gradient_need * need
             + telemetry.gradient_harm * toll
             - interval / telemetry.gradient_decay
@@ -125,12 +129,17 @@ class Instruments:
         telemetry = self._telemetry
         worth = truth.seed.effect / self._largest_gain
         exponent = telemetry.gradmax_need * need + telemetry.gradmax_quality * worth + noise
-        return bounded(telemetry.gradmax_scale * math.exp(exponent))
+        return bounded(telemetry.gradmax_scale * _exp(exponent))
 
     def _ablation(self, truth: SlotTruth, true_accuracy: float, noise: float) -> float:
         without = true_accuracy - truth.contribution
-        return self._loss(without) - self._loss(true_accuracy) + noise
+        change = self._loss(without) - self._loss(true_accuracy) + noise
+        return min(max(change, -BOUND), BOUND)
 
     def _loss(self, accuracy: float) -> float:
         errors = 1.0 - min(max(accuracy, 0.0), 1.0)
         return float(self._untaught_loss * errors**LOSS_EXPONENT)
+
+
+def _exp(exponent: float) -> float:
+    return math.exp(min(exponent, _LARGEST_EXPONENT))

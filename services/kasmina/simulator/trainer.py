@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from kasmina.checkpoint import Checkpoint, CheckpointCorrupt, read_checkpoint, write_checkpoint
@@ -137,10 +137,15 @@ class SimulatedTrainer:
         at_horizon = self._interval == episode.horizon
         accuracy = self.true_accuracy
         train_loss = self._instruments.training_loss(self._interval, accuracy)
+        self._signs = [self._measured(slot, accuracy) for slot in self._network.slots]
         if at_horizon:
             self._network.drop_unfossilized()
             accuracy = self.true_accuracy
-        self._signs = [self._measured(slot, accuracy) for slot in self._network.slots]
+            # Only an ablation belongs to the validation; the rest was measured in training.
+            self._signs = [
+                replace(signs, ablation_delta=self._measured(slot, accuracy).ablation_delta)
+                for slot, signs in zip(self._network.slots, self._signs, strict=True)
+            ]
         val_loss = self._instruments.validation_loss(self._interval, accuracy)
         val_accuracy = self._instruments.accuracy(self._interval, accuracy)
         self._vital_signs = self._vital_signs.after_interval(train_loss, val_loss, val_accuracy)
