@@ -29,6 +29,7 @@ from leyline.v1.trainer_pb2 import (
     PRECISION_FP32,
     PRECISION_UNSPECIFIED,
     Compute,
+    Precision,
     RunSpec,
 )
 
@@ -60,11 +61,11 @@ def choose_compute(spec: RunSpec, dataset: Dataset, device: str, threads: int) -
     return compute
 
 
-def _described(device: str, threads: int, precision: int) -> Compute:
+def _described(device: str, threads: int, precision: Precision.ValueType) -> Compute:
     return Compute(
         device=device,
         device_name=_name_of(torch.device(device)),
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         threads=threads,
         torch_version=torch.__version__,
     )
