@@ -79,6 +79,13 @@ def test_what_is_written_is_read_as_the_same_message() -> None:
     assert spec_of("{}") == spec_of("") == RunSpec()
 
 
+@pytest.mark.parametrize("character", ["\n", "\x85", "\u2028", "\u2029", "\ufeff", "\t", "'", '"'])
+@pytest.mark.parametrize("text", ["{}", "{}  ", "  {}", "a {} b", "a{}{}b", "{} : #"])
+def test_characters_that_yaml_might_fold_are_kept(character: str, text: str) -> None:
+    spec = RunSpec(title=text.replace("{}", character))
+    assert spec_of(write(spec)) == spec
+
+
 words = st.text(max_size=20)
 counts = st.integers(0, 65_536)
 

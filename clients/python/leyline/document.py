@@ -157,6 +157,14 @@ class _Dumper(yaml.SafeDumper):
         node.flow_style = all(isinstance(item, ScalarNode) for item in node.value)
         return node
 
+    def represent_str(self, data: str) -> ScalarNode:
+        # In single quotes, which PyYAML would choose, each of these is read again as a space.
+        style = '"' if any(character in data for character in "\x85\u2028\u2029") else None
+        return self.represent_scalar(_TEXT, data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 def _mapping() -> MappingNode:
     return MappingNode(_MAPPING, [])
