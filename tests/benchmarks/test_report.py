@@ -19,7 +19,7 @@ def test_a_row_above_its_bar_does_not_hold() -> None:
     assert row_of({**DECLARED, "bar": 1.4, "better": "higher"}, PAIRS).holds
 
 
-def test_a_row_may_be_judged_by_the_worse_end_of_the_interval_of_its_median() -> None:
+def test_a_row_may_be_judged_by_the_worse_ends_of_the_intervals_of_median_and_mean() -> None:
     pairs = Measurement((9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0), (1.0,) * 9)
     declared = {**DECLARED, "judged": "interval", "bar": 8.0}
     row = row_of(declared, pairs)
@@ -28,6 +28,10 @@ def test_a_row_may_be_judged_by_the_worse_end_of_the_interval_of_its_median() ->
     assert row.holds
     assert not row_of({**declared, "bar": 7.9}, pairs).holds
     assert not row_of({**declared, "bar": 2.1, "better": "higher"}, pairs).holds
+    wild = row_of(declared, Measurement((*pairs.values[1:], 40.0), pairs.reference_values))
+    assert wild.ratio_interval == (2.0, 8.0)
+    assert wild.ratio_mean_interval[1] > 8.0
+    assert not wild.holds
     with pytest.raises(ValueError, match="take more pairs"):
         row_of(declared, PAIRS)
 
