@@ -8,6 +8,8 @@ IGNORE_ALWAYS there, and the servicer checks the items.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import protovalidate
 from google.protobuf.message import Message
 
@@ -29,14 +31,23 @@ def violations(message: Message) -> tuple[Violation, ...]:
     return tuple(_violation(broken) for broken in protovalidate.collect_violations(message))
 
 
-def check(message: Message) -> None:
+def check(message: Message, within: str = "") -> None:
     """Refuse a message that breaks a rule.
+
+    Args:
+        message: what is checked.
+        within: path of the message in the one that it came in, where that is not checked itself.
 
     Raises:
         LeylineError: INVALID_ARGUMENT, with every violation.
     """
     broken = violations(message)
     if broken:
+        if within:
+            broken = tuple(
+                replace(violation, field=f"{within}.{violation.field}".rstrip("."))
+                for violation in broken
+            )
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=broken)
 
 

@@ -83,7 +83,7 @@ class PolicyServicer(PolicyServiceServicer):
             if query.snapshot.HasField("step_id"):
                 response.step_id.CopyFrom(query.snapshot.step_id)
             try:
-                check(query)
+                check(query, within="query")
                 response.decision.CopyFrom(await self._decide(query))
             except LeylineError as error:
                 response.error.CopyFrom(to_status(error, bound_fact(REQUEST_ID)))

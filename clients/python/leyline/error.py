@@ -55,7 +55,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
     """Return what a failed call to an address says."""
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            return _from_status(status_pb2.Status.FromString(value))
+            return from_status(status_pb2.Status.FromString(value))
     code, message = error.code(), error.details() or error.code().name
     if code is grpc.StatusCode.UNAVAILABLE:
         # gRPC tells at length what it tried; that nobody listens there is all there is to know.
@@ -64,7 +64,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> ServiceError:
     return ServiceError(code.name, "", message)
 
 
-def _from_status(status: status_pb2.Status) -> ServiceError:
+def from_status(status: status_pb2.Status) -> ServiceError:
+    """Return what a status says, whether it ended a call or stands inside a message."""
     said = ServiceError(code_pb2.Code.Name(status.code), "", status.message)
     for detail in status.details:
         if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):

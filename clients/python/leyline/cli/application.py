@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from leyline.cli import (
+    conformance,
     demo,
     experience,
     forks,
@@ -22,6 +23,7 @@ from leyline.cli import (
     watching,
 )
 from leyline.client import DownloadCorrupt
+from leyline.conformance import Unreachable
 from leyline.document import InvalidDocument
 from leyline.error import ServiceError
 from leyline.installation import DISTRIBUTION, InstallationError
@@ -45,6 +47,7 @@ application.add_typer(training.commands, name="training")
 policies.register(application)
 application.add_typer(experience.commands, name="experience")
 health.register(application)
+conformance.register(application)
 
 
 def _print_version(wanted: bool) -> None:
@@ -79,7 +82,14 @@ def run(arguments: list[str]) -> int:
         for line in (one, *more) if more else ():
             print(line, file=sys.stderr)
         return 2
-    except (ServiceError, InstallationError, DownloadCorrupt, NoNetwork, OSError) as error:
+    except (
+        ServiceError,
+        InstallationError,
+        DownloadCorrupt,
+        NoNetwork,
+        Unreachable,
+        OSError,
+    ) as error:
         print(f"leyline: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,0 +1,176 @@
+"""What a decision says, and what it may depend on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+from leyline.conformance.checks.expect import keep_the_rules, refused, same
+from leyline.conformance.target import Connection, Failed, Skipped, Target, parsed
+from leyline.v1.decision_pb2 import (
+    SELECTION_MODE_GREEDY,
+    SELECTION_MODE_SAMPLED,
+    ActionType,
+    Decision,
+    DecisionQuery,
+)
+from leyline.v1.policy_pb2 import DecideRequest
+from leyline.v1.snapshot_pb2 import MultiSlotSnapshot
+
+_MODES = (SELECTION_MODE_SAMPLED, SELECTION_MODE_GREEDY)
+_UNKNOWN_FIELD = 15_000
+_STANDARD_ERRORS = 5.0
+
+
+async def decides(target: Target, snapshot: dict[str, Any]) -> None:
+    """A valid snapshot is decided in both modes."""
+    golden = parsed(MultiSlotSnapshot, snapshot)
+    slots = target.info.slots
+    if slots.WhichOneof("slots") == "exactly" and slots.exactly != len(golden.slots):
+        raise Skipped(f"it decides for exactly {slots.exactly} slots")
+    async with target.connect() as connection:
+        for mode in _MODES:
+            query = target.query(golden, mode=mode)
+            keep_the_rules(query, await connection.decide(query))
+
+
+async def refuses_invalid(target: Target, query: dict[str, Any], fields: list[str]) -> None:
+    """A query that breaks a rule is refused, and the field is named."""
+    asked = parsed(DecisionQuery, query)
+    if "query.spec_fingerprint" not in fields:
+        asked.spec_fingerprint = target.info.spec_fingerprint
+    async with target.connect() as connection:
+        await refused(connection.decide(asked), code="INVALID_ARGUMENT", fields=fields)
+
+
+async def names_its_version(target: Target) -> None:
+    """An unpinned query is decided by the version that GetPolicyInfo names."""
+    async with target.connect() as connection:
+        named = (await connection.policy_info()).policy_version
+        decision = await connection.decide(target.query(target.snapshot()))
+        if decision.policy_version == named:
+            return
+        # A newer version may have come between the two calls.
+        if decision.policy_version != (await connection.policy_info()).policy_version:
+            raise Failed(f"{decision.policy_version!r} decided; GetPolicyInfo names {named!r}")
+
+
+async def ignores_unknown_fields(target: Target) -> None:
+    """Fields of a newer contract change nothing."""
+    query = target.query(target.snapshot())
+    content = DecideRequest(query=query).SerializeToString()
+    # Field 15000 of the request, a varint: what a trainer of a later release might send.
+    newer = DecideRequest.FromString(content + _varint(_UNKNOWN_FIELD << 3) + _varint(7))
+    snapshot = query.snapshot.SerializeToString() + _varint(_UNKNOWN_FIELD << 3) + _varint(7)
+    newer.query.snapshot.ParseFromString(snapshot)
+    async with target.connect() as connection:
+        plain = await connection.decide(query)
+        decision = await connection.decide_request(newer)
+    keep_the_rules(query, decision)
+    if target.info.deterministic:
+        same(plain, decision, "with fields that it does not know")
+
+
+async def is_greedy_whatever_the_seed(target: Target, seeds: int) -> None:
+    """A decision that says GREEDY does not depend on the sampling seed."""
+    async with target.connect() as connection:
+        for step in range(4):
+            snapshot = target.snapshot(step)
+            decisions = [
+                await connection.decide(
+                    target.query(snapshot, mode=SELECTION_MODE_GREEDY, seed=seed)
+                )
+                for seed in range(seeds)
+            ]
+            if any(decision.mode == SELECTION_MODE_SAMPLED for decision in decisions):
+                raise Skipped("it has no greedy action: it answers SAMPLED where GREEDY is asked")
+            actions = {_action(decision) for decision in decisions}
+            if len(actions) > 1:
+                raise Failed(f"{seeds} sampling seeds got the greedy actions {sorted(actions)}")
+
+
+async def orders_slots_by_depth(target: Target) -> None:
+    """The order of the slots in the message does not matter: depth is their order."""
+    if not target.info.deterministic:
+        raise Skipped("it says that it is not deterministic")
+    async with target.connect() as connection:
+        for step in range(16):
+            query = target.query(target.snapshot(step))
+            turned = DecisionQuery()
+            turned.CopyFrom(query)
+            del turned.snapshot.slots[:]
+            turned.snapshot.slots.extend(reversed(query.snapshot.slots))
+            same(
+                await connection.decide(query),
+                await connection.decide(turned),
+                "with the same slots in another order",
+            )
+
+
+async def repeats_itself(target: Target, others: int) -> None:
+    """The same query gets the same decision: again, on another connection, after other queries."""
+    if not target.info.deterministic:
+        raise Skipped("it says that it is not deterministic")
+    queries = [target.query(target.snapshot(step)) for step in range(others)]
+    async with target.connect() as connection, target.connect() as other:
+        first = [await connection.decide(query) for query in queries]
+        for query, decision in zip(reversed(queries), reversed(first), strict=True):
+            same(decision, await other.decide(query), "asked again")
+
+
+async def names_decisions(target: Target) -> None:
+    """Decisions on different steps have different ids."""
+    async with target.connect() as connection:
+        steps = range(8)
+        ids = [
+            (await connection.decide(target.query(target.snapshot(step)))).decision_id
+            for step in steps
+        ]
+    if len(set(ids)) < len(ids):
+        raise Failed(f"{len(ids)} steps got {len(set(ids))} decision ids: {sorted(set(ids))}")
+
+
+async def draws_what_it_says(target: Target, draws: int) -> None:
+    """Types are drawn as often as their log-probabilities say, slots too."""
+    snapshot = target.snapshot()
+    async with target.connect() as connection:
+        decisions = await _drawn(target, connection, snapshot, draws)
+    if not decisions[0].HasField("log_prob"):
+        raise Skipped("it has no distribution: its decisions carry no log-probabilities")
+    counts = Counter(_action(decision) for decision in decisions)
+    for decision in {_action(decision): decision for decision in decisions}.values():
+        stated = math.exp(decision.log_prob)
+        drawn = counts[_action(decision)] / draws
+        error = math.sqrt(max(stated * (1 - stated), 1 / draws) / draws)
+        if abs(drawn - stated) > _STANDARD_ERRORS * error:
+            raise Failed(
+                f"{_action(decision)} was drawn in {drawn:.3f} of {draws} sampling seeds; its "
+                f"log_prob says {stated:.3f}"
+            )
+
+
+async def _drawn(
+    target: Target, connection: Connection, snapshot: MultiSlotSnapshot, draws: int
+) -> list[Decision]:
+    queries = [target.query(snapshot, seed=_SEED_STRIDE * seed % 2**64) for seed in range(draws)]
+    answers = await connection.stream(queries)
+    return [answer.decision for answer in answers]
+
+
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+"""An odd number whose multiples are far apart: seeds that look like nothing."""
+
+
+def _action(decision: Decision) -> str:
+    name = ActionType.Name(decision.action_type).removeprefix("ACTION_TYPE_")
+    return f"{name} at {decision.slot_id}" if decision.HasField("slot_id") else name
+
+
+def _varint(number: int) -> bytes:
+    """Write a number as protobuf does: https://protobuf.dev/programming-guides/encoding."""
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*content, number])

@@ -1,0 +1,91 @@
+"""Too late, too large, and no message at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+
+from leyline.conformance.checks.expect import keep_the_rules
+from leyline.conformance.target import SERVICE, Connection, Failed, Target, resize
+from leyline.error import ServiceError
+
+_MOST_SLOTS = 64
+
+
+async def honours_deadlines(target: Target, calls: int, deadline_s: float, within_s: float) -> None:
+    """Calls whose deadline has passed are given up: they do not hold up those that come after."""
+    query = target.query(target.snapshot())
+    async with target.connect() as connection:
+        await connection.decide(query)
+        hurried = (connection.decide(query, timeout_s=deadline_s) for _ in range(calls))
+        for outcome in await asyncio.gather(*hurried, return_exceptions=True):
+            late = isinstance(outcome, ServiceError) and outcome.code == "DEADLINE_EXCEEDED"
+            if isinstance(outcome, BaseException) and not late:
+                raise outcome
+        began = time.monotonic()
+        try:
+            await connection.decide(query, timeout_s=within_s)
+        except ServiceError as error:
+            raise Failed(
+                f"after {calls} calls with {deadline_s:g} s, one with {within_s:g} s ended "
+                f"after {time.monotonic() - began:.1f} s with {error.code}"
+            ) from None
+
+
+async def takes_the_largest(target: Target) -> None:
+    """The largest snapshot of the contract is decided: 64 slots, the longest names."""
+    snapshot = target.snapshot()
+    if target.info.slots.WhichOneof("slots") == "any":
+        resize(snapshot, _MOST_SLOTS)
+    snapshot.step_id.run_id = "r" * 63
+    for index, slot in enumerate(snapshot.slots):
+        slot.slot_id = f"{index:02}-".ljust(63, "s")
+    query = target.query(snapshot)
+    async with target.connect() as connection:
+        keep_the_rules(query, await connection.decide(query))
+        keep_the_rules(query, (await connection.stream([query]))[0].decision)
+
+
+async def refuses_too_large(target: Target, mebibytes: int) -> None:
+    """A message beyond gRPC's usual limit is refused before anything is made of it."""
+    query = target.query(target.snapshot())
+    query.snapshot.step_id.run_id = "x" * (mebibytes * 2**20)
+    async with target.connect() as connection:
+        try:
+            await connection.decide(query)
+        except ServiceError as error:
+            if error.code not in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"):
+                raise Failed(f"{mebibytes} MiB got {error.code}: {error.message}") from None
+        else:
+            raise Failed(f"it decided on a message of {mebibytes} MiB")
+        await _still_decides(target, connection)
+
+
+async def survives_garbage(target: Target, messages: int) -> None:
+    """Bytes that are no message end their call with an error, and nothing else."""
+    async with target.connect() as connection:
+        for length in range(1, messages + 1):
+            call: Any = connection.channel.unary_unary(f"/{SERVICE}/Decide")
+            # Field 1, length-delimited, longer than what follows: no protobuf of any kind.
+            garbage = bytes([0x0A, 0xFF, 0xFF, 0x7F, *range(length % 256)])
+            try:
+                await call(garbage, timeout=5.0, metadata=connection.metadata)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (
+                    grpc.StatusCode.UNAVAILABLE,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                ):
+                    raise Failed(
+                        f"bytes that are no message got {error.code().name}: {error.details()}"
+                    ) from None
+            else:
+                raise Failed("bytes that are no message got an answer")
+        await _still_decides(target, connection)
+
+
+async def _still_decides(target: Target, connection: Connection) -> None:
+    query = target.query(target.snapshot())
+    keep_the_rules(query, await connection.decide(query))
