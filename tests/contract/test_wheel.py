@@ -88,3 +88,6 @@ def test_an_empty_environment_can_use_the_installed_wheel(wheel: Path, tmp_path:
     run(python, "-m", "pip", "check")
     assert "refused: ['" in run(python, "-I", "-c", USE, cwd=tmp_path)
     assert "Usage" in run(environment / "bin/leyline", "--help", cwd=tmp_path)
+    cases = run(environment / "bin/leyline", "conformance", "--list", cwd=tmp_path)
+    assert "snapshots.one-slot-dormant" in cases
+    assert "streams.order" in cases
