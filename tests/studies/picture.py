@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,29 @@ def draw_curves(panels: Mapping[str, Sequence[Result]], unit: str, path: Path) -
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     axes[0][0].set_ylabel("validation accuracy, %")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_differences(
+    rows: Mapping[str, tuple[Sequence[float], Sequence[float]]], titles: tuple[str, str], path: Path
+) -> None:
+    """Differences to twins in points, a row for each name and a panel for each of two times: every
+    seed as a dot, the median as a bar.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(11, 0.8 + 0.27 * len(rows)), sharey=True)
+    places = range(len(rows))
+    for panel, (axis, title) in enumerate(zip(axes, titles, strict=True)):
+        for place, differences in zip(places, rows.values(), strict=True):
+            values = differences[panel]
+            axis.plot(values, [place] * len(values), "o", color="C0", alpha=0.5, ms=4)
+            axis.plot([statistics.median(values)], [place], "|", color="C3", ms=11, mew=2)
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_title(f"{title}, points")
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(list(places), list(rows), fontsize="small")
+    axes[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from tests.paired import interval_of
 from tests.studies.arms import Arm, Result, Study, grown_at, write_record
+from tests.studies.picture import draw_differences
 from torch import Tensor, nn
 
 import kasmina.network.shadow
@@ -230,6 +231,11 @@ def main() -> int:
             "results": [dataclasses.asdict(result) for result in results],
         }
         write_record(options.out, record)
+        draw_differences(
+            {cell.name: points(results, cell) for cell in cells()},
+            ("after the first blending interval", f"{AFTER} intervals later"),
+            options.out.with_suffix(".png"),
+        )
     return 0
 
 
