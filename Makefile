@@ -23,7 +23,7 @@ ROOMS := $(wildcard $(addprefix tests/,chassis contract kasmina leyline simic ta
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-26s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) $(DESCRIPTORS) ## Watch a network grow under a policy that learns while it serves
@@ -87,6 +87,10 @@ study-depth-and-time: $(READY) $(DESCRIPTORS) ## Measure what a seed is worth by
 .PHONY: study-seeding
 study-seeding: $(READY) $(DESCRIPTORS) ## Measure ways to train and blend an isolated seed (three quarters of an hour)
 	$(BIN)/python -m tests.studies.seeding --out docs/findings/seeding.json $(ARGS)
+
+.PHONY: study-seeding-to-the-end
+study-seeding-to-the-end: $(READY) $(DESCRIPTORS) ## Compare both shadow paths to the end of the episode (half an hour)
+	$(BIN)/python -m tests.studies.seeding --to-the-end --out docs/findings/seeding-to-the-end.json $(ARGS)
 
 .PHONY: test-growth-full
 test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill points, in full (10,000 steps)

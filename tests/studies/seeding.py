@@ -10,10 +10,15 @@ Ways to train it while the host must not notice:
 - `straight-through`: by the gradient at the host's activation, which costs no second pass through
   what follows, and never answers to the seed (h + s - s.detach()).
 
-Each at every slot, germinated at the start and after six intervals. Then, for the way that is kept:
-how long it trains before it blends, over how many intervals and along which curve alpha rises.
+Each at every slot, germinated at the start and after six intervals. Then, on the shadow path: how
+long it trains before it blends, over how many intervals and along which curve alpha rises.
 Differences in validation accuracy to the twin that waits: after the first blending interval, and
 some intervals after that.
+
+    python -m tests.studies.seeding --to-the-end --out docs/findings/seeding-to-the-end.json
+
+The two kinds of shadow path once more, to the end of the episode, where batch norms follow the
+slot: they are the same at the last one.
 """
 
 from __future__ import annotations
@@ -110,6 +115,9 @@ WAYS = {
 }
 
 
+SHADOWS = ("shadow", "shadow, batch statistics")
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """What arms of different seeds have in common."""
@@ -120,12 +128,14 @@ class Cell:
     training: int = 1
     blending: int = 3
     curve: AlphaSchedule = "linear"
+    to_the_end: bool = False
 
     @property
     def name(self) -> str:
         return (
             f"{self.way}; {self.slot} at {self.start}; trains {self.training},"
             f" blends {self.blending}, {self.curve}"
+            f"{', to the end' if self.to_the_end else ''}"
         )
 
     @property
@@ -148,7 +158,7 @@ class Cell:
             plan,
             variant,
             like_twin=config == config_of(seed),
-            until=self.first_blend + AFTER + 1,
+            until=None if self.to_the_end else self.first_blend + AFTER + 1,
         )
 
 
@@ -171,6 +181,48 @@ def cells() -> list[Cell]:
         {"curve": "sigmoid"},
     ]
     return ways + [Cell("shadow", *place, **change) for place in places for change in changes]
+
+
+def cells_to_the_end() -> list[Cell]:
+    """Both shadow paths at the slots that batch norms follow, grown at the start and later, and one
+    that trains for long."""
+    places = [("slot-1", 0, 1), ("slot-0", 6, 1), ("slot-1", 6, 1), ("slot-1", 6, 3)]
+    return [
+        Cell(way, slot, start, training, to_the_end=True)
+        for slot, start, training in places
+        for way in SHADOWS
+    ]
+
+
+def points_at_the_end(results: Sequence[Result], cell: Cell) -> list[float]:
+    """Differences to the twins in points after the last interval."""
+    twins = {result.seed: result for result in results if result.cell == "waits"}
+    return [
+        100.0 * (arm.accuracies[-1] - twins[arm.seed].accuracies[-1])
+        for arm in results
+        if arm.cell == cell.name
+    ]
+
+
+def table_to_the_end(results: Sequence[Result]) -> str:
+    """A row a place: each shadow path's differences to the twins, and theirs to each other."""
+    lines = [
+        "| slot | at | trains | " + " | ".join(SHADOWS) + " | second minus first |",
+        "|---|---|---|---|---|---|",
+    ]
+    pairs = cells_to_the_end()
+    for one, other in zip(pairs[::2], pairs[1::2], strict=True):
+        ours, theirs = points_at_the_end(results, one), points_at_the_end(results, other)
+        apart = [b - a for a, b in zip(ours, theirs, strict=True)]
+        columns = " | ".join(_with_interval(values) for values in (ours, theirs, apart))
+        lines.append(f"| {one.slot} | {one.start} | {one.training} | {columns} |")
+    return "\n".join(lines)
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    mean, half = interval_of(values)
+    each = ", ".join(f"{value:+.2f}" for value in values)
+    return f"{mean:+.2f} ± {half:.2f} ({each})"
 
 
 def points(results: Sequence[Result], cell: Cell) -> tuple[list[float], list[float]]:
@@ -210,6 +262,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--to-the-end", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="episodes at a time")
     parser.add_argument("--folder", type=Path, default=Path("build/studies/seeding"))
@@ -219,11 +272,12 @@ def main() -> int:
 
     data = DatasetSettings("cifar100", options.location, validation_images=5_000)
     study = Study(data, options.folder, {name: way for name, way in WAYS.items() if way})
-    last = max(cell.first_blend for cell in cells()) + AFTER
-    twins = [Arm("waits", seed, config_of(seed), until=last + 1) for seed in range(options.seeds)]
-    arms = [cell.arm(seed) for seed in range(options.seeds) for cell in cells()]
+    chosen = cells_to_the_end() if options.to_the_end else cells()
+    last = None if options.to_the_end else max(cell.first_blend for cell in chosen) + AFTER + 1
+    twins = [Arm("waits", seed, config_of(seed), until=last) for seed in range(options.seeds)]
+    arms = [cell.arm(seed) for seed in range(options.seeds) for cell in chosen]
     results = study.play(twins, arms, options.workers)
-    print(table(results))
+    print(table_to_the_end(results) if options.to_the_end else table(results))
     if options.out is not None:
         record = {
             "machine": f"{platform.machine()}, torch {torch.__version__}, one thread an episode",
@@ -231,11 +285,12 @@ def main() -> int:
             "results": [dataclasses.asdict(result) for result in results],
         }
         write_record(options.out, record)
-        draw_differences(
-            {cell.name: points(results, cell) for cell in cells()},
-            ("after the first blending interval", f"{AFTER} intervals later"),
-            options.out.with_suffix(".png"),
-        )
+        if not options.to_the_end:
+            draw_differences(
+                {cell.name: points(results, cell) for cell in chosen},
+                ("after the first blending interval", f"{AFTER} intervals later"),
+                options.out.with_suffix(".png"),
+            )
     return 0
 
 
