@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ import numpy as np
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tests.contract.golden_snapshots import LN_100, golden_snapshots
+from tests.contract.heuristic_snapshots import RUN_SEED, heuristic_snapshots
 from tests.contract.invalid_messages import invalid_messages
 
 from leyline.identity import sampling_seed
-from leyline.observation import slot_order, spec_by_name, spec_names, vectorize
+from leyline.observation import SEED_SPEC, slot_order, spec_by_name, spec_names, vectorize
+from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED, DecisionQuery
 from leyline.v1.observation_pb2 import FeatureSpec, ObservationSpec, Scaling
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot
+from tamiyo.policies.heuristic import HeuristicPolicy
+from tamiyo.policy import decision_from
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,6 +53,7 @@ def _file_contents() -> dict[str, Any]:
             "message": _json(message),
             "violations": [{"field": field, "rule_id": rule} for field, rule in sorted(expected)],
         }
+    contents["heuristic/decisions.json"] = _heuristic_decisions()
     contents["sampling_seeds.json"] = [
         # 64-bit numbers are strings, as in the JSON form of messages.
         {
@@ -59,6 +65,39 @@ def _file_contents() -> dict[str, Any]:
         for run, episode, step in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (42, 7, 19), (2**64 - 1, 1, 2)]
     ]
     return contents
+
+
+def _heuristic_decisions() -> dict[str, Any]:
+    policy = HeuristicPolicy(SEED_SPEC)
+
+    def decision(snapshot: MultiSlotSnapshot) -> dict[str, Any]:
+        query = heuristic_query(snapshot)
+        return _json(decision_from(policy, query, policy.decide([query])[0]))
+
+    golden = [
+        {"golden": name, "decision": decision(snapshot)}
+        for name, (_, snapshot) in golden_snapshots().items()
+    ]
+    random = [
+        {"snapshot": _json(snapshot), "decision": decision(snapshot)}
+        for snapshot in heuristic_snapshots()
+    ]
+    return {
+        "policy_version": policy.version,
+        "thresholds": asdict(policy.thresholds),
+        "cases": golden + random,
+    }
+
+
+def heuristic_query(snapshot: MultiSlotSnapshot) -> DecisionQuery:
+    """The query that a decision of heuristic/decisions.json answers."""
+    step = snapshot.step_id
+    return DecisionQuery(
+        snapshot=snapshot,
+        spec_fingerprint=SEED_SPEC.fingerprint,
+        sampling_seed=sampling_seed(RUN_SEED, step.episode_index, step.step),
+        mode=SELECTION_MODE_SAMPLED,
+    )
 
 
 def _json(message: Message) -> dict[str, Any]:
@@ -115,18 +154,25 @@ def _with_tables(document: str) -> str:
     return document
 
 
+def _text(content: Any) -> str:
+    """JSON with what is read as one thing on one line: a list of numbers, and a case of many."""
+    cases = content.get("cases", []) if isinstance(content, dict) else []
+    shown = {**content, "cases": []} if cases else content
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[[-\d.,e\s]+\]", lambda m: " ".join(m[0].split()), text)
+    lines = ",\n".join("    " + json.dumps(case) for case in cases)
+    return text.replace('"cases": []', f'"cases": [\n{lines}\n  ]')
+
+
 def main(root: Path) -> None:
     """Write everything below a folder; files there that are not written are removed."""
     testdata = root / "proto" / "testdata"
-    for folder in ("specs", "snapshots", "invalid"):
+    for folder in ("specs", "snapshots", "invalid", "heuristic"):
         (testdata / folder).mkdir(parents=True, exist_ok=True)
         for old in (testdata / folder).glob("*.json"):
             old.unlink()
     for path, content in _file_contents().items():
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        # A list of numbers is read as one thing: one line.
-        text = re.sub(r"\[[-\d.,e\s]+\]", lambda m: " ".join(m[0].split()), text)
-        (testdata / path).write_text(text + "\n", encoding="utf-8")
+        (testdata / path).write_text(_text(content) + "\n", encoding="utf-8")
     document = _with_tables((REPOSITORY / "docs" / "observation.md").read_text(encoding="utf-8"))
     (root / "docs").mkdir(exist_ok=True)
     (root / "docs" / "observation.md").write_text(document, encoding="utf-8")
