@@ -1,0 +1,187 @@
+// Package chassis is what a server in Go needs once: settings, logs, the server's life, health, and what surrounds every
+// call. It knows no service, and does what the Python services' package of the same name does.
+package chassis
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+)
+
+// leastPingInterval is how often a client may ask whether the server is there; ours do it every ten seconds at most.
+const leastPingInterval = 5 * time.Second
+
+// Server is a gRPC server with health, reflection, and everything around a call. Register services with GRPC, then Serve.
+type Server struct {
+	GRPC *grpc.Server
+	// Draining is closed when the server begins to stop; for streams that wait.
+	Draining <-chan struct{}
+
+	settings Settings
+	log      *slog.Logger
+	health   *health
+	drain    chan struct{}
+}
+
+// NewServer makes a server; nothing is bound yet. The services' full names are for health. The error is a [*SettingsError]
+// where a certificate cannot be used.
+func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server, error) {
+	around := &calls{
+		log:             log,
+		defaultDeadline: settings.DefaultDeadline,
+		open:            make(chan struct{}, settings.MaxConcurrentRPCs),
+	}
+	options := []grpc.ServerOption{
+		grpc.UnaryInterceptor(around.unary),
+		grpc.StreamInterceptor(around.stream),
+		grpc.MaxRecvMsgSize(settings.MaxMessageBytes),
+		grpc.MaxSendMsgSize(settings.MaxMessageBytes),
+		// Of one connection, calls beyond the number wait at the client; of several, they are refused.
+		grpc.MaxConcurrentStreams(uint32(settings.MaxConcurrentRPCs)),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge:      settings.MaxConnectionAge,
+			MaxConnectionAgeGrace: settings.MaxConnectionAgeGrace,
+			Time:                  settings.Keepalive,
+			Timeout:               settings.KeepaliveTimeout,
+		}),
+		// A stream that waits for a whole training interval is silent, not dead.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: leastPingInterval, PermitWithoutStream: true}),
+	}
+	if settings.TLSCertificate != "" {
+		config, err := tlsConfig(settings)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(config)))
+	}
+	drain := make(chan struct{})
+	s := &Server{
+		GRPC:     grpc.NewServer(options...),
+		Draining: drain,
+		settings: settings,
+		log:      log,
+		health:   newHealth(services),
+		drain:    drain,
+	}
+	grpc_health_v1.RegisterHealthServer(s.GRPC, s.health)
+	reflection.Register(s.GRPC)
+	return s, nil
+}
+
+// Serve binds, serves, and drains at a signal: health says NOT_SERVING first, then the waiting streams end, then open calls
+// get the grace, which a second signal cuts short. The error is a [*BindError], or one of the port file's or of a listener
+// that broke.
+func (s *Server) Serve(signals <-chan os.Signal) error {
+	listener, address, err := s.settings.Listen.bind()
+	if err != nil {
+		return &BindError{s.settings.Listen, err}
+	}
+	defer listener.Close()
+	s.log.Info("listening", "address", address.String(), "tls", s.settings.TLSCertificate != "")
+	if s.settings.PortFile != "" {
+		if err := writeWhole(s.settings.PortFile, address.String()+"\n"); err != nil {
+			return err
+		}
+	}
+	ended := make(chan error, 1)
+	go func(listener net.Listener) { ended <- s.GRPC.Serve(listener) }(listener)
+	s.health.open()
+	s.log.Info("serving", "address", address.String())
+	select {
+	case err := <-ended:
+		return err
+	case signal := <-signals:
+		s.log.Info("signal", "signal", signal.String())
+	}
+	s.stop(signals)
+	return nil
+}
+
+func (s *Server) stop(signals <-chan os.Signal) {
+	started := time.Now()
+	s.health.end()
+	close(s.drain)
+	s.log.Info("draining", "grace_s", s.settings.DrainGrace.Seconds())
+	stopped := make(chan struct{})
+	go func() {
+		s.GRPC.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-signals:
+	case <-time.After(s.settings.DrainGrace):
+	}
+	s.GRPC.Stop()
+	s.log.Info("stopped", "duration_s", time.Since(started).Seconds())
+}
+
+// BindError says that an address cannot be listened on.
+type BindError struct {
+	Address Address
+	cause   error
+}
+
+// InUse says whether somebody else listens there.
+func (e *BindError) InUse() bool { return errors.Is(e.cause, syscall.EADDRINUSE) }
+
+func (e *BindError) Error() string {
+	const remedy = "set " + EnvironmentPrefix + "LISTEN (--listen) to another address"
+	if e.InUse() {
+		return fmt.Sprintf("%s is in use by another process; stop it, or %s", e.Address, remedy)
+	}
+	return fmt.Sprintf("cannot listen on %s: %v; %s", e.Address, rootOf(e.cause), remedy)
+}
+
+// rootOf leaves out what the net package says around a cause.
+func rootOf(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
+
+func tlsConfig(settings Settings) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(settings.TLSCertificate, settings.TLSKey)
+	if err != nil {
+		return nil, &SettingsError{[]string{fmt.Sprintf(
+			"%s and %s are no PEM certificate with its key: %v", settings.TLSCertificate, settings.TLSKey, err)}}
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if settings.TLSClientCA == "" {
+		return config, nil
+	}
+	authorities, err := os.ReadFile(settings.TLSClientCA)
+	if err != nil {
+		return nil, &SettingsError{[]string{fmt.Sprintf("%s cannot be read: %v", settings.TLSClientCA, rootOf(err))}}
+	}
+	config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+	if !config.ClientCAs.AppendCertsFromPEM(authorities) {
+		return nil, &SettingsError{[]string{settings.TLSClientCA + " holds no PEM certificates"}}
+	}
+	return config, nil
+}
+
+// writeWhole writes a file so that nobody who waits for it reads half of it.
+func writeWhole(path, content string) error {
+	draft := path + ".draft"
+	if err := os.WriteFile(draft, []byte(content), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(draft, path)
+}

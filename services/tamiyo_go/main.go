@@ -1,0 +1,94 @@
+// Tamiyo_go serves the policy "heuristic" by Leyline's contract: a second implementation of PolicyService, and an example of
+// one that is not written in Python.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"leyline/clients/go/leylinev1"
+	"leyline/clients/go/observation"
+	"leyline/services/tamiyo_go/internal/chassis"
+)
+
+const program = "tamiyo_go"
+
+const description = "Serve the policy heuristic: hand-written rules for when and where a network grows."
+
+const examples = `examples:
+  tamiyo_go
+      serves on 127.0.0.1:50052; leyline serve kasmina --policy default=127.0.0.1:50052 asks it
+  tamiyo_go --spec extended --listen unix:/run/leyline/tamiyo.sock
+      answers runs that observe by the extended spec, over a Unix socket
+  tamiyo_go --listen 127.0.0.1:0 --port-file /tmp/tamiyo.address
+      lets the kernel choose a port, and writes it down
+  tamiyo_go --listen 0.0.0.0:50052 --insecure
+      takes plain text from other machines, as inside a container
+`
+
+// Exit codes, those of every service.
+const (
+	exitOK            = 0
+	exitFailed        = 1
+	exitConfiguration = 2
+	exitAddressInUse  = 3
+)
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	os.Exit(run(os.Args[1:], os.Getenv, signals, os.Stdout, os.Stderr))
+}
+
+// run serves until a signal, and returns the exit code. What there is to say has then been said.
+func run(arguments []string, variable func(string) string, signals <-chan os.Signal, stdout, stderr io.Writer) int {
+	err := serve(arguments, variable, signals, stdout, stderr)
+	if err == nil {
+		return exitOK
+	}
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(stderr, "%s: error: %s\n", program, strings.TrimSpace(line))
+	}
+	var wrong *chassis.SettingsError
+	var unbound *chassis.BindError
+	switch {
+	case errors.As(err, &wrong):
+		return exitConfiguration
+	case errors.As(err, &unbound) && unbound.InUse():
+		return exitAddressInUse
+	default:
+		return exitFailed
+	}
+}
+
+func serve(arguments []string, variable func(string) string, signals <-chan os.Signal, stdout, stderr io.Writer) error {
+	settings, spec := chassis.Settings{}, observation.Seed()
+	if err := settings.Listen.Set("127.0.0.1:50052"); err != nil {
+		return err
+	}
+	flags := flag.NewFlagSet(program, flag.ContinueOnError)
+	settings.Register(flags)
+	flags.Func("spec", "`NAME` of the observation spec that queries must carry: seed or extended (default seed)", func(name string) (err error) {
+		spec, err = observation.ByName(name)
+		return err
+	})
+	if err := chassis.Load(&settings, flags, arguments, variable); errors.Is(err, flag.ErrHelp) {
+		chassis.PrintHelp(stdout, flags, description, examples)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	log := chassis.NewLog(stderr, program, settings.LogLevel)
+	server, err := chassis.NewServer(settings, log, leylinev1.PolicyService_ServiceDesc.ServiceName)
+	if err != nil {
+		return err
+	}
+	leylinev1.RegisterPolicyServiceServer(server.GRPC, &servicer{spec: spec, draining: server.Draining})
+	return server.Serve(signals)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	"leyline/clients/go/leylinev1"
+	"leyline/clients/go/rules"
+	"leyline/services/tamiyo_go/internal/chassis"
+	"leyline/services/tamiyo_go/internal/heuristic"
+)
+
+// implementation says who serves, for people.
+const implementation = "tamiyo_go 0.1.0"
+
+// servicer is the contract's PolicyService over the heuristic. Nothing in it decides.
+type servicer struct {
+	leylinev1.UnimplementedPolicyServiceServer
+	spec     *leylinev1.ObservationSpec
+	draining <-chan struct{}
+}
+
+// GetPolicyInfo says who decides.
+func (s *servicer) GetPolicyInfo(context.Context, *leylinev1.GetPolicyInfoRequest) (*leylinev1.GetPolicyInfoResponse, error) {
+	return &leylinev1.GetPolicyInfoResponse{
+		Policy:          heuristic.Name,
+		Implementation:  implementation,
+		PolicyVersion:   heuristic.Version,
+		SpecFingerprint: s.spec.GetFingerprint(),
+		SpecName:        s.spec.GetName(),
+		Slots:           &leylinev1.SlotRequirement{Slots: &leylinev1.SlotRequirement_Any{Any: true}},
+		Deterministic:   true,
+	}, nil
+}
+
+// Decide decides once.
+func (s *servicer) Decide(ctx context.Context, request *leylinev1.DecideRequest) (*leylinev1.DecideResponse, error) {
+	decision, err := s.decide(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	return &leylinev1.DecideResponse{Decision: decision}, nil
+}
+
+// StreamDecisions decides query after query; what is wrong with one is said in its place, as Decide would say it.
+func (s *servicer) StreamDecisions(stream grpc.BidiStreamingServer[leylinev1.StreamDecisionsRequest, leylinev1.StreamDecisionsResponse]) error {
+	call := chassis.CurrentCall(stream.Context())
+	for request, err := range chassis.Incoming(stream, s.draining) {
+		if err != nil {
+			return err
+		}
+		response := &leylinev1.StreamDecisionsResponse{StepId: request.GetQuery().GetSnapshot().GetStepId()}
+		decision, err := s.decide(stream.Context(), &leylinev1.DecideRequest{Query: request.GetQuery()})
+		if refusal, isRefusal := err.(*chassis.Refusal); isRefusal {
+			response.Outcome = &leylinev1.StreamDecisionsResponse_Error{Error: refusal.Status(call.RequestID)}
+		} else if err != nil {
+			return err
+		} else {
+			response.Outcome = &leylinev1.StreamDecisionsResponse_Decision{Decision: decision}
+		}
+		if err := stream.Send(response); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest) (*leylinev1.Decision, error) {
+	// Nothing is computed for a caller who does not wait any longer.
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if broken := rules.Violations(request); broken != nil {
+		return nil, chassis.RefuseInvalid(broken)
+	}
+	query := request.GetQuery()
+	call, step := chassis.CurrentCall(ctx), query.GetSnapshot().GetStepId()
+	call.Note("run_id", step.GetRunId())
+	call.Note("episode", step.GetEpisodeIndex())
+	if pinned := query.GetPolicyVersion(); query.PolicyVersion != nil && pinned != heuristic.Version {
+		return nil, &chassis.Refusal{
+			Reason:  chassis.PolicyVersionNotFound,
+			Message: fmt.Sprintf("there is no policy version '%s'", pinned),
+			Facts:   chassis.Facts{"policy_version": pinned},
+		}
+	}
+	call.Note("policy_version", heuristic.Version)
+	if given, expected := query.GetSpecFingerprint(), s.spec.GetFingerprint(); given != expected {
+		return nil, &chassis.Refusal{
+			Reason:  chassis.FingerprintMismatch,
+			Message: fmt.Sprintf("the observation's fingerprint is %s, the policy was made for %s", given, expected),
+			Facts: chassis.Facts{
+				"given": given, "expected": expected, "spec_name": s.spec.GetName(), "policy_version": heuristic.Version,
+			},
+		}
+	}
+	return heuristic.Decide(query), nil
+}
