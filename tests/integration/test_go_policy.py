@@ -1,0 +1,141 @@
+"""The policy server in Go, asked by a trainer, and beside the one in Python."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import grpc
+import pytest
+from tests.integration.go import build, needs_go
+from tests.integration.stack import Stack, eventually
+from tests.tamiyo.queries import query
+
+from chassis.status import RemoteError, from_rpc_error
+from leyline.client import Trainer
+from leyline.observation import EXTENDED_SPEC
+from leyline.v1.decision_pb2 import DecisionQuery
+from leyline.v1.policy_pb2 import DecideRequest, GetPolicyInfoRequest
+from leyline.v1.policy_pb2_grpc import PolicyServiceStub
+from leyline.v1.trainer_pb2 import RUN_STATE_COMPLETED, HostSpec, RunSpec
+
+EPISODES, HORIZON = 4, 30
+
+pytestmark = [needs_go, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The server, built."""
+    return build("services/tamiyo_go", tmp_path_factory.mktemp("go"))
+
+
+@pytest.fixture
+def address(program: Path, tmp_path: Path) -> Iterator[str]:
+    """Where it listens. It ends well when it is told to."""
+    port_file, log = tmp_path / "go.address", tmp_path / "go.log"
+    command = [str(program), "--listen", "127.0.0.1:0", "--port-file", str(port_file)]
+    with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
+        try:
+            while not port_file.exists():
+                assert process.poll() is None, log.read_text()
+            yield port_file.read_text().strip()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = process.wait(20)
+    assert status == 0, log.read_text()
+
+
+async def test_a_run_is_decided_by_the_go_server_by_changing_one_setting(
+    stack: Stack, address: str
+) -> None:
+    stack.decides_at = address
+    await stack.up("simic", "kasmina")
+    spec = RunSpec(host=HostSpec(name="simulator"), episodes=EPISODES, seed=3)
+    async with Trainer(stack.addresses["kasmina"]) as trainer:
+        run = await trainer.start(spec, "by-go")
+        decided = [
+            event.step_decided
+            async for event in trainer.watch(run.run_id)
+            if event.HasField("step_decided")
+        ]
+        assert (await trainer.get(run.run_id)).state == RUN_STATE_COMPLETED
+    assert {step.decision.policy_version for step in decided} == {"heuristic-1"}
+    await eventually(
+        lambda: stack.count(stack.journal, "SELECT count(*) FROM outbox") == 0, "the outbox drains"
+    )
+    stored = stack.ask(
+        stack.store,
+        """SELECT decider, policy_version, count(*) FROM transitions
+           GROUP BY decider, policy_version""",
+        say=True,
+    )
+    assert stored == [(1, "heuristic-1", EPISODES * HORIZON)], "the policy decided every step"
+    assert len({step.decision.action_type for step in decided}) > 2, "and something grew"
+
+
+def _another_spec(asked: DecisionQuery) -> None:
+    asked.spec_fingerprint = EXTENDED_SPEC.fingerprint
+
+
+def _another_version(asked: DecisionQuery) -> None:
+    asked.policy_version = "mlp-000000000000"
+
+
+def _nan(asked: DecisionQuery) -> None:
+    asked.snapshot.accuracy_history[0] = math.nan
+
+
+def _no_stage(asked: DecisionQuery) -> None:
+    asked.snapshot.slots[1].stage = 0  # type: ignore[assignment]
+    asked.snapshot.slots[2].alpha = 7
+
+
+def _same_slot_twice(asked: DecisionQuery) -> None:
+    asked.snapshot.slots[1].slot_id = asked.snapshot.slots[0].slot_id
+
+
+def _no_snapshot(asked: DecisionQuery) -> None:
+    asked.ClearField("snapshot")
+    asked.mode = 0  # type: ignore[assignment]
+
+
+SPOILT = [_another_spec, _another_version, _nan, _no_stage, _same_slot_twice, _no_snapshot]
+
+
+def refusal(policy: PolicyServiceStub, change: Callable[[DecisionQuery], None]) -> RemoteError:
+    asked = query(3)
+    change(asked)
+    with pytest.raises(grpc.RpcError) as caught:
+        policy.Decide(DecideRequest(query=asked), metadata=(("x-request-id", "the-same"),))
+    return from_rpc_error(caught.value)  # type: ignore[arg-type]
+
+
+async def test_the_servers_in_go_and_python_say_the_same(tmp_path: Path, address: str) -> None:
+    python = Stack(tmp_path, policy="heuristic")
+    with closing(python):
+        await python.up("tamiyo")
+        await asyncio.to_thread(compare, address, python.addresses["tamiyo"])
+
+
+def compare(*addresses: str) -> None:
+    """Asks both servers the same."""
+    channels = [grpc.insecure_channel(address) for address in addresses]
+    go, python = (PolicyServiceStub(channel) for channel in channels)
+    infos = [policy.GetPolicyInfo(GetPolicyInfoRequest()) for policy in (go, python)]
+    assert infos[0].implementation != infos[1].implementation
+    for info in infos:
+        info.ClearField("implementation")
+    assert infos[0] == infos[1]
+    for step in range(50):
+        request = DecideRequest(query=query(step, slots=1 + step % 6))
+        assert go.Decide(request) == python.Decide(request)
+    for change in SPOILT:
+        assert refusal(go, change) == refusal(python, change)
+    for channel in channels:
+        channel.close()
