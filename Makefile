@@ -19,6 +19,9 @@ READY_OLDEST := $(VENV_OLDEST)/.project
 PROTOS := proto/leyline/v1 $(wildcard proto/leyline/v1/*.proto) proto/stubs.py
 DESCRIPTORS := build/leyline-v1.binpb
 BASELINE := proto/baseline.binpb
+GO_MODULES := clients/go services/tamiyo_go
+# Into DIR/leylinev1: $(call generate_go,DIR)
+generate_go = cd clients/go && $(abspath $(BIN))/buf generate $(abspath $(DESCRIPTORS)) --template buf.gen.yaml --path leyline --clean -o $(abspath $(1))
 ROOMS := $(wildcard $(addprefix tests/,chassis contract kasmina leyline simic tamiyo))
 
 .PHONY: help
@@ -41,6 +44,17 @@ test: $(READY) $(DESCRIPTORS) ## Run every test
 test-oldest: $(READY_OLDEST) ## Run the tests of the rooms with the oldest admitted dependencies
 	$(VENV_OLDEST)/bin/python proto/stubs.py --stubs clients/python
 	$(VENV_OLDEST)/bin/python -m pytest -n 2 $(ROOMS) $(ARGS)
+
+# -count=1, because Go's cache of results does not see a change of proto/testdata, which lies outside its modules.
+.PHONY: test-go
+test-go: check-proto-go ## Check and test the Go modules, with the race detector (needs Go 1.26 and a C compiler)
+	@unformatted=$$(gofmt -l $(GO_MODULES)); test -z "$$unformatted" || { echo "Not formatted by gofmt: $$unformatted" >&2; exit 1; }
+	for module in $(GO_MODULES); do (cd $$module && go vet ./... && go test -race -count=1 ./...) || exit 1; done
+
+.PHONY: check-proto-go
+check-proto-go: $(READY) $(DESCRIPTORS)
+	$(call generate_go,build/go)
+	diff -r build/go/leylinev1 clients/go/leylinev1 || { echo "The Go stubs are not those of the contract: make proto-go" >&2; exit 1; }
 
 .PHONY: check
 check: check-style check-types check-layers check-contract check-locks ## Run every check that runs no test
@@ -106,6 +120,10 @@ test-cuda: $(READY) $(DESCRIPTORS) ## Run the tests of isolation, resumption and
 
 .PHONY: proto
 proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract
+
+.PHONY: proto-go
+proto-go: $(READY) $(DESCRIPTORS) ## Generate the Go stubs, which are committed, from the contract (needs Go 1.26)
+	$(call generate_go,clients/go)
 
 .PHONY: proto-baseline
 proto-baseline: $(READY) ## Make today's contract the one that later changes are compared with
