@@ -20,11 +20,16 @@ def links(document: Path) -> Iterator[str]:
 
 
 def test_every_test_that_a_guarantee_names_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "guarantees.md").read_text()))
+    named = set(re.findall(r"`(test_\w+|Test\w+)`", (ROOT / "docs" / "guarantees.md").read_text()))
+    modules = [
+        *(ROOT / "tests").rglob("test_*.py"),
+        *(ROOT / "clients" / "go").rglob("*_test.go"),
+        *(ROOT / "services" / "tamiyo_go").rglob("*_test.go"),
+    ]
     there = {
         name
-        for module in (ROOT / "tests").rglob("test_*.py")
-        for name in re.findall(r"def (test_\w+)", module.read_text())
+        for module in modules
+        for name in re.findall(r"(?:def|func) ([tT]est\w+)", module.read_text())
     }
     assert named
     assert named <= there, sorted(named - there)
