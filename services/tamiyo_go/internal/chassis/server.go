@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"syscall"
 	"time"
@@ -80,25 +79,25 @@ func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server
 	return s, nil
 }
 
-// Serve binds, serves, and drains at a signal: health says NOT_SERVING first, then the waiting streams end, then open calls
-// get the grace, which a second signal cuts short. The error is a [*BindError], or one of the port file's or of a listener
-// that broke.
+// Serve binds, serves what has been registered, and drains at a signal: health says NOT_SERVING first, then the waiting
+// streams end, then open calls get the grace, which a second signal cuts short. The error is a [*BindError], or one of the
+// port file's or of a listener that broke.
 func (s *Server) Serve(signals <-chan os.Signal) error {
 	listener, address, err := s.settings.Listen.bind()
 	if err != nil {
 		return &BindError{s.settings.Listen, err}
 	}
 	defer listener.Close()
-	s.log.Info("listening", "address", address.String(), "tls", s.settings.TLSCertificate != "")
+	// Before anybody is told where: whoever learns of the address finds a server that serves.
+	s.health.open()
+	s.log.Info("serving", "address", address.String(), "tls", s.settings.TLSCertificate != "")
 	if s.settings.PortFile != "" {
 		if err := writeWhole(s.settings.PortFile, address.String()+"\n"); err != nil {
 			return err
 		}
 	}
 	ended := make(chan error, 1)
-	go func(listener net.Listener) { ended <- s.GRPC.Serve(listener) }(listener)
-	s.health.open()
-	s.log.Info("serving", "address", address.String())
+	go func() { ended <- s.GRPC.Serve(listener) }()
 	select {
 	case err := <-ended:
 		return err
