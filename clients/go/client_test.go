@@ -124,7 +124,8 @@ func TestAnErrorSaysWhatTheServiceSaid(t *testing.T) {
 	if refused.Reason != "UNKNOWN_HOST" || refused.Metadata["known"] != "weak-cnn" || refused.RequestID != "call-1" {
 		t.Errorf("got %+v", refused)
 	}
-	if want := (leyline.Violation{Field: "spec.host.name", Description: "no such host", Rule: "string.in"}); !slices.Equal(refused.Violations, []leyline.Violation{want}) {
+	want := []leyline.Violation{{Field: "spec.host.name", Description: "no such host", Rule: "string.in"}}
+	if !slices.Equal(refused.Violations, want) {
 		t.Errorf("violations are %v", refused.Violations)
 	}
 	if refused.RetryAfter != 1500*time.Millisecond || !refused.Transient() {

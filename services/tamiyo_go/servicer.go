@@ -45,7 +45,9 @@ func (s *servicer) Decide(ctx context.Context, request *leylinev1.DecideRequest)
 }
 
 // StreamDecisions decides query after query; what is wrong with one is said in its place, as Decide would say it.
-func (s *servicer) StreamDecisions(stream grpc.BidiStreamingServer[leylinev1.StreamDecisionsRequest, leylinev1.StreamDecisionsResponse]) error {
+func (s *servicer) StreamDecisions(
+	stream grpc.BidiStreamingServer[leylinev1.StreamDecisionsRequest, leylinev1.StreamDecisionsResponse],
+) error {
 	call := chassis.CurrentCall(stream.Context())
 	for request, err := range chassis.Incoming(stream, s.draining) {
 		if err != nil {
@@ -72,7 +74,11 @@ func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if broken := rules.Violations(request); broken != nil {
+	broken, err := rules.Violations(request)
+	if err != nil {
+		return nil, err
+	}
+	if broken != nil {
 		return nil, chassis.RefuseInvalid(broken)
 	}
 	query := request.GetQuery()

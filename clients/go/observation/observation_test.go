@@ -33,8 +33,8 @@ func TestAGoldenSnapshotIsValidAndBecomesItsGoldenVectors(t *testing.T) {
 			golden.Read(t, file, &expected)
 			snapshot := &leylinev1.MultiSlotSnapshot{}
 			golden.Parse(t, expected.Snapshot, snapshot)
-			if broken := rules.Violations(snapshot); broken != nil {
-				t.Errorf("it breaks rules: %v", broken)
+			if broken, err := rules.Violations(snapshot); broken != nil || err != nil {
+				t.Errorf("it breaks rules: %v, %v", broken, err)
 			}
 			if order := observation.SlotOrder(snapshot); !slices.Equal(order, expected.SlotOrder) {
 				t.Errorf("slots are in order %v, want %v", order, expected.SlotOrder)

@@ -12,16 +12,16 @@ import (
 
 // Violations lists the rules that a message breaks, in the order of its fields; none for a valid one.
 //
-// The first message of a type takes milliseconds, in which its rules are compiled. It panics where the contract itself
-// holds a rule that makes no sense: a mistake of whoever made the stubs, not of the message.
-func Violations(message proto.Message) []leyline.Violation {
+// The first message of a type takes milliseconds, in which its rules are compiled. The error says that a rule itself makes
+// no sense or cannot be computed: a mistake of the contract's.
+func Violations(message proto.Message) ([]leyline.Violation, error) {
 	err := protovalidate.Validate(message)
 	if err == nil {
-		return nil
+		return nil, nil
 	}
 	var broken *protovalidate.ValidationError
 	if !errors.As(err, &broken) {
-		panic(err)
+		return nil, err
 	}
 	all := make([]leyline.Violation, len(broken.Violations))
 	for place, violation := range broken.Violations {
@@ -35,5 +35,5 @@ func Violations(message proto.Message) []leyline.Violation {
 			all[place].Description = said.GetRuleId()
 		}
 	}
-	return all
+	return all, nil
 }

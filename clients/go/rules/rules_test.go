@@ -35,8 +35,12 @@ func TestAnInvalidMessageGetsExactlyItsViolations(t *testing.T) {
 			}
 			message := kind.New().Interface()
 			golden.Parse(t, expected.Message, message)
+			all, err := rules.Violations(message)
+			if err != nil {
+				t.Fatal(err)
+			}
 			var found []violation
-			for _, broken := range rules.Violations(message) {
+			for _, broken := range all {
 				if broken.Description == "" {
 					t.Errorf("%s does not say what it wants", broken.Rule)
 				}

@@ -70,8 +70,8 @@ func TestItDecidesAsTheBuiltInPolicyOfItsVersion(t *testing.T) {
 		if !proto.Equal(got, want) {
 			t.Errorf("case %d %s:\n got %v\nwant %v", place, c.Golden, got, want)
 		}
-		if broken := rules.Violations(got); broken != nil {
-			t.Errorf("case %d: the decision breaks rules: %v", place, broken)
+		if broken, err := rules.Violations(got); broken != nil || err != nil {
+			t.Errorf("case %d: the decision breaks rules: %v, %v", place, broken, err)
 		}
 	}
 }
