@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -54,7 +55,9 @@ type calls struct {
 	open            chan struct{}
 }
 
-func (c *calls) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+func (c *calls) unary(
+	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
+) (response any, err error) {
 	err = c.around(ctx, info.FullMethod, func(ctx context.Context) error {
 		_, bounded := ctx.Deadline()
 		if !bounded {
@@ -107,7 +110,7 @@ func (c *calls) around(ctx context.Context, method string, serve func(context.Co
 		level = slog.LevelDebug
 	}
 	attributes := []slog.Attr{
-		slog.String("code", said.Code().String()),
+		slog.String("code", code.Code(said.Code()).String()),
 		slog.Float64("duration_ms", float64(time.Since(started).Microseconds())/1000),
 	}
 	for _, name := range slices.Sorted(maps.Keys(call.facts)) {
