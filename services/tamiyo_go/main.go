@@ -74,7 +74,8 @@ func serve(arguments []string, variable func(string) string, signals <-chan os.S
 	}
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	settings.Register(flags)
-	flags.Func("spec", "`NAME` of the observation spec that queries must carry: seed or extended (default seed)", func(name string) (err error) {
+	const specUsage = "`NAME` of the observation spec that queries must carry: seed or extended (default seed)"
+	flags.Func("spec", specUsage, func(name string) (err error) {
 		spec, err = observation.ByName(name)
 		return err
 	})

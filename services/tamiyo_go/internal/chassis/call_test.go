@@ -70,7 +70,9 @@ func TestABugIsAnIdForTheClientAndAStackInTheLog(t *testing.T) {
 }
 
 func TestARequestIdThatCannotStandInALogIsReplaced(t *testing.T) {
-	for given, kept := range map[string]bool{"call-7:a.b_c": true, "": false, "two words": false, "x\ny": false, strings.Repeat("x", 129): false} {
+	for given, kept := range map[string]bool{
+		"call-7:a.b_c": true, "": false, "two words": false, "x\ny": false, strings.Repeat("x", 129): false,
+	} {
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs(requestIDKey, given))
 		refused, _ := answer(t, ctx, func(context.Context, any) (any, error) { return nil, &Refusal{Reason: ShuttingDown} })
 		if (refused.RequestID == given) != kept || refused.RequestID == "" {
@@ -120,7 +122,8 @@ func TestACallThatDoesNotEndIsCutOffAfterTheGraceOrBySecondSignal(t *testing.T) 
 				t.Fatal(err)
 			}
 			defer connection.Close()
-			if _, err = connection.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/test.Stuck/Wait", grpc.WaitForReady(true)); err != nil {
+			both := &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}
+			if _, err = connection.NewStream(t.Context(), both, "/test.Stuck/Wait", grpc.WaitForReady(true)); err != nil {
 				t.Fatal(err)
 			}
 			<-entered

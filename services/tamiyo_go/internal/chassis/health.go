@@ -65,7 +65,9 @@ func (h *health) Check(_ context.Context, request *grpc_health_v1.HealthCheckReq
 }
 
 // Watch answers now and at every change; SERVICE_UNKNOWN for a service that is not here.
-func (h *health) Watch(request *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse]) error {
+func (h *health) Watch(
+	request *grpc_health_v1.HealthCheckRequest, stream grpc.ServerStreamingServer[grpc_health_v1.HealthCheckResponse],
+) error {
 	last := grpc_health_v1.HealthCheckResponse_UNKNOWN
 	for {
 		said, ended, changed := h.now(request.GetService())

@@ -1,5 +1,5 @@
-// Package chassis is what a server in Go needs once: settings, logs, the server's life, health, and what surrounds every
-// call. It knows no service, and does what the Python services' package of the same name does.
+// Package chassis is all of a server but what it serves: settings, logs, its life, health, and what surrounds every call. It
+// does what the Python services' package of the same name does.
 package chassis
 
 import (
