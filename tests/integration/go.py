@@ -23,7 +23,7 @@ def build(package: str, into: Path) -> Path:
     """
     program = into / Path(package).name
     done = subprocess.run(
-        ["go", "build", "-o", program, "."],
+        ["go", "build", "-buildvcs=false", "-o", program, "."],
         cwd=ROOT / package,
         capture_output=True,
         text=True,
