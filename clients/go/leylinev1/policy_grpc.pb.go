@@ -43,7 +43,8 @@ type PolicyServiceClient interface {
 	Decide(ctx context.Context, in *DecideRequest, opts ...grpc.CallOption) (*DecideResponse, error)
 	// Decides for one episode, query after query. Answers come in the order of the queries, one each; a query that cannot be
 	// answered gets an error in its place and the stream goes on. The server ends the stream when the caller has
-	// half-closed it and everything is answered, or when it drains.
+	// half-closed it and everything is answered, or when it drains: then with OK, or with UNAVAILABLE and the reason
+	// SHUTTING_DOWN.
 	StreamDecisions(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamDecisionsRequest, StreamDecisionsResponse], error)
 }
 
@@ -105,7 +106,8 @@ type PolicyServiceServer interface {
 	Decide(context.Context, *DecideRequest) (*DecideResponse, error)
 	// Decides for one episode, query after query. Answers come in the order of the queries, one each; a query that cannot be
 	// answered gets an error in its place and the stream goes on. The server ends the stream when the caller has
-	// half-closed it and everything is answered, or when it drains.
+	// half-closed it and everything is answered, or when it drains: then with OK, or with UNAVAILABLE and the reason
+	// SHUTTING_DOWN.
 	StreamDecisions(grpc.BidiStreamingServer[StreamDecisionsRequest, StreamDecisionsResponse]) error
 	mustEmbedUnimplementedPolicyServiceServer()
 }
