@@ -181,8 +181,8 @@ func randomID() string {
 	return hex.EncodeToString(id[:])
 }
 
-// Incoming yields a stream's messages until the caller has half-closed it, or until the server drains: then the last thing
-// that it yields is SHUTTING_DOWN. Any other error is the stream's own.
+// Incoming yields a stream's messages until the caller has half-closed it, or until the server drains: then no more is read,
+// what was read is still yielded, and the last thing is SHUTTING_DOWN. Any other error is the stream's own.
 func Incoming[Request, Response any](
 	stream grpc.BidiStreamingServer[Request, Response], draining <-chan struct{},
 ) iter.Seq2[*Request, error] {
@@ -194,7 +194,7 @@ func Incoming[Request, Response any](
 		// Only another goroutine can wait for a message and be left waiting: the end of the call ends it.
 		messages := make(chan received)
 		go func() {
-			for {
+			for !isClosed(draining) {
 				request, err := stream.Recv()
 				select {
 				case messages <- received{request, err}:
@@ -207,15 +207,29 @@ func Incoming[Request, Response any](
 			}
 		}()
 		for {
+			var next received
 			select {
+			case next = <-messages:
 			case <-draining:
-				yield(nil, &Refusal{Reason: ShuttingDown, Message: "the server is shutting down"})
-				return
-			case next := <-messages:
-				if errors.Is(next.err, io.EOF) || !yield(next.request, next.err) || next.err != nil {
+				select {
+				case next = <-messages:
+				default:
+					yield(nil, &Refusal{Reason: ShuttingDown, Message: "the server is shutting down"})
 					return
 				}
 			}
+			if errors.Is(next.err, io.EOF) || !yield(next.request, next.err) || next.err != nil {
+				return
+			}
 		}
+	}
+}
+
+func isClosed(signal <-chan struct{}) bool {
+	select {
+	case <-signal:
+		return true
+	default:
+		return false
 	}
 }
