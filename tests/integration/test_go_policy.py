@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import math
+import os
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import grpc
 import pytest
-from tests.integration.go import build, needs_go
-from tests.integration.stack import Stack, eventually
+from tests.conformance import restart
+from tests.integration.go import ROOT, build, needs_go
+from tests.integration.stack import LEYLINE, Stack, eventually, free_port
 from tests.tamiyo.queries import query
 
-from chassis.status import RemoteError, from_rpc_error
+from chassis.status import RemoteError, from_rpc_error, from_status
 from leyline.client import Trainer
 from leyline.observation import EXTENDED_SPEC
 from leyline.v1.decision_pb2 import DecisionQuery
-from leyline.v1.policy_pb2 import DecideRequest, GetPolicyInfoRequest
+from leyline.v1.policy_pb2 import DecideRequest, GetPolicyInfoRequest, StreamDecisionsRequest
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from leyline.v1.trainer_pb2 import RUN_STATE_COMPLETED, HostSpec, RunSpec
 
@@ -79,6 +85,29 @@ async def test_a_run_is_decided_by_the_go_server_by_changing_one_setting(
     assert len({step.decision.action_type for step in decided}) > 2, "and something grew"
 
 
+async def test_the_go_server_passes_conformance_in_full(program: Path, tmp_path: Path) -> None:
+    address, pid_file, port_file = f"127.0.0.1:{free_port()}", tmp_path / "pid", tmp_path / "port"
+    server = [str(program), "--listen", address, "--port-file", str(port_file)]
+    again = [sys.executable, "-m", "tests.conformance.restart", str(pid_file), *server]
+    restart.main(pid_file, server)
+    try:
+        await eventually(port_file.exists, "the server listens")
+        suite = await asyncio.create_subprocess_exec(
+            *(LEYLINE, "conformance", address, "--level", "full", "--json"),
+            *("--restart-cmd", shlex.join(again)),
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        report = json.loads((await suite.communicate())[0])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    failed = [case for case in report["cases"] if case["outcome"] == "failed"]
+    assert not failed
+    passed = {case["id"] for case in report["cases"] if case["outcome"] == "passed"}
+    assert passed >= {"operations.drain", "operations.restart", "streams.as-decide"}
+
+
 def _another_spec(asked: DecisionQuery) -> None:
     asked.spec_fingerprint = EXTENDED_SPEC.fingerprint
 
@@ -108,12 +137,17 @@ def _no_snapshot(asked: DecisionQuery) -> None:
 SPOILT = [_another_spec, _another_version, _nan, _no_stage, _same_slot_twice, _no_snapshot]
 
 
-def refusal(policy: PolicyServiceStub, change: Callable[[DecisionQuery], None]) -> RemoteError:
+def refused(policy: PolicyServiceStub, change: Callable[[DecisionQuery], None]) -> RemoteError:
+    """What a query gets from Decide, which is what it gets on a stream."""
     asked = query(3)
     change(asked)
+    called = (("x-request-id", "the-same"),)
     with pytest.raises(grpc.RpcError) as caught:
-        policy.Decide(DecideRequest(query=asked), metadata=(("x-request-id", "the-same"),))
-    return from_rpc_error(caught.value)  # type: ignore[arg-type]
+        policy.Decide(DecideRequest(query=asked), metadata=called)
+    alone = from_rpc_error(caught.value)  # type: ignore[arg-type]
+    stream = policy.StreamDecisions(iter([StreamDecisionsRequest(query=asked)]), metadata=called)
+    assert from_status(next(stream).error) == alone
+    return alone
 
 
 async def test_the_servers_in_go_and_python_say_the_same(tmp_path: Path, address: str) -> None:
@@ -136,6 +170,6 @@ def compare(*addresses: str) -> None:
         request = DecideRequest(query=query(step, slots=1 + step % 6))
         assert go.Decide(request) == python.Decide(request)
     for change in SPOILT:
-        assert refusal(go, change) == refusal(python, change)
+        assert refused(go, change) == refused(python, change)
     for channel in channels:
         channel.close()
