@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from chassis.validation import violations
 from leyline.observation import BadSpec, fingerprint, vector_length, vectorize
 from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading
+from tamiyo.outputs import Float32, Outputs
 
 BATCH_ROWS = 32
 GOLDEN_TOLERANCE = 1e-4
@@ -35,8 +34,6 @@ network its rounding alone comes to 1e-5.
 _INPUT = "observation"
 _OUTPUTS = ("type_logits", "slot_logits", "value")
 _TYPES = 4
-
-Float32 = NDArray[np.float32]
 
 
 class Refusal(StrEnum):
@@ -65,35 +62,6 @@ class ArtifactRefused(Exception):
         self.reason = reason
         self.message = message
         super().__init__(f"{version}: {reason}: {message}")
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the graph says to n observations of S slots, float32.
-
-    Attributes:
-        type_logits: ``(n, 4)``.
-        slot_logits: ``(n, 4, S)``, slot given type.
-        value: ``(n,)``.
-    """
-
-    type_logits: Float32
-    slot_logits: Float32
-    value: Float32
-
-    def is_finite(self, row: int) -> bool:
-        """Whether everything that was said to one observation is a finite number."""
-        return bool(
-            np.isfinite(self.type_logits[row]).all()
-            and np.isfinite(self.slot_logits[row]).all()
-            and np.isfinite(self.value[row])
-        )
-
-    def rows(self, selection: Sequence[int] | slice) -> Outputs:
-        """Return some of the rows."""
-        return Outputs(
-            self.type_logits[selection], self.slot_logits[selection], self.value[selection]
-        )
 
 
 class Artifact:

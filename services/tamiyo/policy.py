@@ -9,10 +9,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 from chassis.errors import ErrorCode, LeylineError
-from leyline.v1.decision_pb2 import ActionType, Decision, DecisionQuery, SelectionMode
+from leyline.v1.decision_pb2 import (
+    ACTION_TYPE_ADVANCE,
+    ACTION_TYPE_CULL,
+    ACTION_TYPE_GERMINATE,
+    ACTION_TYPE_WAIT,
+    SELECTION_MODE_GREEDY,
+    ActionType,
+    Decision,
+    DecisionQuery,
+    SelectionMode,
+)
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.policy_pb2 import SlotRequirement
 
@@ -37,7 +47,28 @@ class Choice:
     slot_log_prob: float | None = None
     value: float | None = None
 
+    @classmethod
+    def wait(cls) -> Self:
+        """Change nothing. This and the three below are for policies without a distribution."""
+        return cls(ACTION_TYPE_WAIT, SELECTION_MODE_GREEDY)
 
+    @classmethod
+    def germinate(cls, slot_id: str) -> Self:
+        """Put a seed into an empty slot."""
+        return cls(ACTION_TYPE_GERMINATE, SELECTION_MODE_GREEDY, slot_id)
+
+    @classmethod
+    def advance(cls, slot_id: str) -> Self:
+        """Move a slot's seed one stage on."""
+        return cls(ACTION_TYPE_ADVANCE, SELECTION_MODE_GREEDY, slot_id)
+
+    @classmethod
+    def cull(cls, slot_id: str) -> Self:
+        """Drop a seed that is not fossilised."""
+        return cls(ACTION_TYPE_CULL, SELECTION_MODE_GREEDY, slot_id)
+
+
+@runtime_checkable
 class Policy(Protocol):
     """One version of one policy. Its answers depend on the query and on nothing else."""
 

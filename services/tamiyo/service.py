@@ -12,16 +12,18 @@ from pathlib import Path
 
 from chassis import process
 from chassis.channel import open_channel
-from chassis.process import StartupError
-from chassis.server import Server
+from chassis.process import ConfigurationError, StartupError
 from chassis.settings import load
+from leyline.document import Document, InvalidDocument
 from leyline.observation import spec_by_name
-from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
-from tamiyo.batch import DecisionBatcher
+from leyline.v1.trainer_pb2 import Plan
 from tamiyo.cache import ArtifactCache
 from tamiyo.policies import BUILT_IN
+from tamiyo.policies.schedule import SchedulePolicy
+from tamiyo.policy import Policy
 from tamiyo.registry import Registry
-from tamiyo.servicer import SERVICE, PolicyServicer
+from tamiyo.servicer import Introduction
+from tamiyo.serving import add_server_flags, serve_versions
 from tamiyo.settings import TamiyoSettings
 from tamiyo.versions import BuiltInVersions, LearnedVersions
 
@@ -31,6 +33,8 @@ examples:
       serves what the registry on 127.0.0.1:50053 says is active, and follows it
   leyline serve tamiyo --policy heuristic
       serves the hand-written rules; needs no registry
+  leyline serve tamiyo --policy schedule --plan plan.yaml
+      plays a fixed plan, a control: a mapping as under policy.plan in a run's file
   leyline serve tamiyo --policy random --listen 127.0.0.1:0 --port-file /tmp/tamiyo.address
       lets the kernel choose a port, and writes it down
   leyline serve tamiyo --registry simic:50053 --listen 0.0.0.0:50052 --insecure
@@ -46,25 +50,24 @@ async def serve(settings: TamiyoSettings) -> None:
     Raises:
         StartupError: the address or the state directory cannot be used.
     """
+    introduction = Introduction(settings.policy, spec_by_name(settings.spec))
     if settings.policy == "learned":
         async with _learned(settings) as versions:
-            await _serve(settings, versions)
+            await serve_versions(settings, introduction, versions)
     else:
-        policy = BUILT_IN[settings.policy](spec_by_name(settings.spec))
-        await _serve(settings, BuiltInVersions(policy))
+        await serve_versions(settings, introduction, BuiltInVersions(_built_in(settings)))
 
 
-async def _serve(settings: TamiyoSettings, versions: BuiltInVersions | LearnedVersions) -> None:
-    server = Server(settings, [SERVICE])
-    # The batches outlive the server, so that draining calls still get their answers.
-    async with DecisionBatcher(settings.queue_size) as batcher:
-        servicer = PolicyServicer(settings.policy, spec_by_name(settings.spec), versions, batcher)
-        add_PolicyServiceServicer_to_server(servicer, server.grpc)
-        async with server:
-            if isinstance(versions, LearnedVersions):
-                server.set_not_serving("no version of the policy has been loaded yet")
-                await versions.ready.wait()
-            await server.serve()
+def _built_in(settings: TamiyoSettings) -> Policy:
+    spec = spec_by_name(settings.spec)
+    if settings.plan is None:
+        return BUILT_IN[settings.policy](spec)
+    try:
+        return SchedulePolicy(spec, Document.read(settings.plan).message(Plan))
+    except OSError as error:
+        raise StartupError(f"the plan {settings.plan} cannot be read: {error.strerror}") from error
+    except InvalidDocument as error:
+        raise ConfigurationError(str(error)) from error
 
 
 @asynccontextmanager
@@ -105,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--policy", metavar="NAME", help="wait, random, heuristic, or learned (default)"
+        "--policy", metavar="NAME", help="wait, random, heuristic, schedule, or learned (default)"
     )
-    parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:50052")
+    parser.add_argument("--plan", type=Path, metavar="FILE", help="what the policy schedule plays")
     parser.add_argument(
         "--registry", metavar="HOST:PORT", help="where learned versions are (127.0.0.1:50053)"
     )
@@ -117,14 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--spec", metavar="NAME", help="observation spec of built-in policies: seed or extended"
     )
-    parser.add_argument(
-        "--insecure",
-        action="store_const",
-        const=True,
-        help="allow plain text on an address that other machines reach",
-    )
-    parser.add_argument("--port-file", type=Path, metavar="FILE", help="write the address there")
-    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, or error")
+    add_server_flags(parser)
     return parser
 
 

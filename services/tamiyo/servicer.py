@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -33,22 +34,37 @@ IMPLEMENTATION = f"tamiyo {version('leyline-growth')}"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+@dataclass(frozen=True)
+class Introduction:
+    """What a server says of its policy besides the version.
+
+    Attributes:
+        name: the policy's name.
+        spec: the observation spec that is announced while there is no version to decide.
+        implementation: what serves it, for people.
+        deterministic: whether the same query to the same version always gets the same decision.
+    """
+
+    name: str
+    spec: ObservationSpec
+    implementation: str = IMPLEMENTATION
+    deterministic: bool = True
+
+
 class PolicyServicer(PolicyServiceServicer):
     """Says who decides, and decides."""
 
     def __init__(
-        self, name: str, spec: ObservationSpec, versions: PolicyVersions, batcher: DecisionBatcher
+        self, introduction: Introduction, versions: PolicyVersions, batcher: DecisionBatcher
     ) -> None:
         """Serve a policy.
 
         Args:
-            name: the policy's name.
-            spec: the observation spec that is announced while there is no version to decide.
+            introduction: who it is.
             versions: what decides.
             batcher: when and together with what.
         """
-        self._name = name
-        self._spec = spec
+        self._introduction = introduction
         self._versions = versions
         self._batcher = batcher
 
@@ -57,16 +73,17 @@ class PolicyServicer(PolicyServiceServicer):
     ) -> GetPolicyInfoResponse:
         """Describe the default version."""
         policy = self._versions.default
-        spec = self._spec if policy is None else policy.spec
+        introduction = self._introduction
+        spec = introduction.spec if policy is None else policy.spec
         return GetPolicyInfoResponse(
-            policy=self._name,
-            implementation=IMPLEMENTATION,
+            policy=introduction.name,
+            implementation=introduction.implementation,
             policy_version="" if policy is None else policy.version,
             spec_fingerprint=spec.fingerprint,
             spec_name=spec.name,
             slots=slot_requirement(None if policy is None else policy.slots),
             follows_registry=self._versions.follows_registry,
-            deterministic=True,
+            deterministic=introduction.deterministic,
         )
 
     async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:

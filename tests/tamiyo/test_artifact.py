@@ -15,7 +15,8 @@ from tests.tamiyo.networks import Network, Version, minus_the_batch_mean
 
 from leyline.observation import EXTENDED_SPEC, fingerprint
 from leyline.v1.registry_pb2 import PolicyManifest
-from tamiyo.artifact import BATCH_ROWS, Artifact, ArtifactRefused, Outputs, Refusal
+from tamiyo.artifact import BATCH_ROWS, Artifact, ArtifactRefused, Refusal
+from tamiyo.outputs import Outputs
 
 NETWORK = Network()
 VERSION = NETWORK.version()

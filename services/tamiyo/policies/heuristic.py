@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from leyline.v1.decision_pb2 import (
     ACTION_TYPE_ADVANCE,
     ACTION_TYPE_CULL,
-    ACTION_TYPE_GERMINATE,
-    ACTION_TYPE_WAIT,
     SELECTION_MODE_GREEDY,
     ActionType,
     DecisionQuery,
@@ -94,8 +92,8 @@ class HeuristicPolicy:
         if self._is_time_to_grow(snapshot):
             for slot in deepest_first:
                 if self._is_free(slot, snapshot):
-                    return Choice(ACTION_TYPE_GERMINATE, SELECTION_MODE_GREEDY, slot.slot_id)
-        return Choice(ACTION_TYPE_WAIT, SELECTION_MODE_GREEDY)
+                    return Choice.germinate(slot.slot_id)
+        return Choice.wait()
 
     def _fate_of_blending(self, slot: SlotReading) -> ActionType.ValueType | None:
         if slot.stage != STAGE_BLENDING or not slot.HasField("seed_improvement"):

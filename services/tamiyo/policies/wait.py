@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT, SELECTION_MODE_GREEDY, DecisionQuery
+from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.observation_pb2 import ObservationSpec
 from tamiyo.policy import Choice
 
@@ -21,4 +21,4 @@ class WaitPolicy:
 
     def decide(self, queries: Sequence[DecisionQuery]) -> Sequence[Choice]:
         """Answer each query with WAIT."""
-        return [Choice(ACTION_TYPE_WAIT, SELECTION_MODE_GREEDY)] * len(queries)
+        return [Choice.wait()] * len(queries)

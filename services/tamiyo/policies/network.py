@@ -1,0 +1,73 @@
+"""Policies whose distribution comes out of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from leyline.observation import slot_order, vectorize
+from leyline.v1.decision_pb2 import DecisionQuery
+from leyline.v1.observation_pb2 import ObservationSpec
+from tamiyo.outputs import Float32, Outputs
+from tamiyo.policy import Choice
+from tamiyo.sampling import choose
+
+
+class NetworkPolicy(ABC):
+    """One version of a network: says `evaluate`, and gets observations, batches and draws.
+
+    Attributes:
+        name: name of the policy.
+        version: what its decisions are attributed to; other weights, another version.
+        spec: the observation spec that `evaluate` reads.
+        slots: the number of slots that it decides for, or None for any.
+    """
+
+    name: str
+    version: str
+    spec: ObservationSpec
+    slots: int | None = None
+
+    @abstractmethod
+    def evaluate(self, observations: Float32) -> Outputs:
+        """Say the logits and the value for each observation.
+
+        Args:
+            observations: float32 ``(n, length)``, n at least 1, all with equally many slots S,
+                slots by depth. See docs/observation.md.
+
+        Returns:
+            Outputs for n rows. A decision can only be repeated where each row depends on its own
+            observation alone, whatever else is in the batch.
+        """
+
+    def decide(self, queries: Sequence[DecisionQuery]) -> Sequence[Choice]:
+        """Run the network over all queries with equally many slots at once, then draw."""
+        by_slots: dict[int, list[int]] = {}
+        for index, query in enumerate(queries):
+            by_slots.setdefault(len(query.snapshot.slots), []).append(index)
+        choices: dict[int, Choice] = {}
+        for indices in by_slots.values():
+            observations = np.stack([vectorize(queries[i].snapshot, self.spec) for i in indices])
+            outputs = self.evaluate(observations)
+            for row, index in enumerate(indices):
+                choices[index] = self._draw(queries[index], outputs, row)
+        return [choices[index] for index in range(len(queries))]
+
+    def _draw(self, query: DecisionQuery, outputs: Outputs, row: int) -> Choice:
+        if not outputs.is_finite(row):
+            raise self.unusable("its answer to this snapshot is not a finite number")
+        return choose(
+            outputs.type_logits[row].tolist(),
+            outputs.slot_logits[row].tolist(),
+            slot_order(query.snapshot),
+            sampling_seed=query.sampling_seed,
+            mode=query.mode,
+            value=float(outputs.value[row]),
+        )
+
+    def unusable(self, problem: str) -> Exception:
+        """Return the error for an answer that is none."""
+        return ValueError(f"policy {self.version}: {problem}")

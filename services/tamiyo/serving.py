@@ -1,0 +1,48 @@
+"""A policy's versions as a gRPC server: what Tamiyo and policies of one's own have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from chassis.server import Server
+from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
+from tamiyo.batch import DecisionBatcher
+from tamiyo.servicer import SERVICE, Introduction, PolicyServicer
+from tamiyo.settings import PolicySettings
+from tamiyo.versions import BuiltInVersions, LearnedVersions
+
+
+async def serve_versions(
+    settings: PolicySettings,
+    introduction: Introduction,
+    versions: BuiltInVersions | LearnedVersions,
+) -> None:
+    """Serve until the task is cancelled; then drain.
+
+    Raises:
+        StartupError: the address cannot be used.
+    """
+    server = Server(settings, [SERVICE])
+    # The batches outlive the server, so that draining calls still get their answers.
+    async with DecisionBatcher(settings.queue_size) as batcher:
+        servicer = PolicyServicer(introduction, versions, batcher)
+        add_PolicyServiceServicer_to_server(servicer, server.grpc)
+        async with server:
+            if isinstance(versions, LearnedVersions):
+                server.set_not_serving("no version of the policy has been loaded yet")
+                await versions.ready.wait()
+            await server.serve()
+
+
+def add_server_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a server, whatever policy it serves."""
+    parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:50052")
+    parser.add_argument(
+        "--insecure",
+        action="store_const",
+        const=True,
+        help="allow plain text on an address that other machines reach",
+    )
+    parser.add_argument("--port-file", type=Path, metavar="FILE", help="write the address there")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, or error")
