@@ -100,7 +100,10 @@ class PolicyServicer(PolicyServiceServicer):
             if query.snapshot.HasField("step_id"):
                 response.step_id.CopyFrom(query.snapshot.step_id)
             try:
-                check(query, within="query")
+                if request.HasField("query"):
+                    check(query, within="query")
+                else:
+                    check(DecideRequest())
                 response.decision.CopyFrom(await self._decide(query))
             except LeylineError as error:
                 response.error.CopyFrom(to_status(error, bound_fact(REQUEST_ID)))

@@ -74,7 +74,7 @@ class Implementation(PolicyServiceServicer):
     async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:
         try:
             self.let_in(context)
-            return DecideResponse(decision=await self.decide(request.query))
+            return DecideResponse(decision=await self.decide(self.asked(request)))
         except LeylineError as error:
             await abort(context, self.status_of(error))
             raise AssertionError from error
@@ -85,17 +85,24 @@ class Implementation(PolicyServiceServicer):
         try:
             self.let_in(context)
             async for request in self.drain.cut(request_iterator):
-                yield await self.answer(request.query)
+                yield await self.answer(request)
         except LeylineError as error:
             await abort(context, self.status_of(error))
 
-    async def answer(self, query: DecisionQuery) -> StreamDecisionsResponse:
-        response = StreamDecisionsResponse(step_id=query.snapshot.step_id)
+    async def answer(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        response = StreamDecisionsResponse()
+        if request.query.snapshot.HasField("step_id"):
+            response.step_id.CopyFrom(request.query.snapshot.step_id)
         try:
-            response.decision.CopyFrom(await self.decide(query))
+            response.decision.CopyFrom(await self.decide(self.asked(request)))
         except LeylineError as error:
             response.error.CopyFrom(self.status_of(error))
         return response
+
+    def asked(self, request: DecideRequest | StreamDecisionsRequest) -> DecisionQuery:
+        if not request.HasField("query"):
+            check(DecideRequest())
+        return request.query
 
     def info(self) -> GetPolicyInfoResponse:
         return GetPolicyInfoResponse(

@@ -174,11 +174,11 @@ class ItsOwnDice(Implementation):
 class Remembers(Implementation):
     """Decides by what it was asked before."""
 
-    asked = 0
+    heard = 0
 
     def draw(self, query: DecisionQuery) -> Decision:
-        self.asked += 1
-        query.sampling_seed = (query.sampling_seed + self.asked // 50) % 2**64
+        self.heard += 1
+        query.sampling_seed = (query.sampling_seed + self.heard // 50) % 2**64
         return super().draw(query)
 
 
@@ -242,7 +242,7 @@ class Overtakes(Implementation):
     ) -> AsyncIterator[StreamDecisionsResponse]:
         pair: list[StreamDecisionsResponse] = []
         async for request in request_iterator:
-            pair.append(await self.answer(request.query))
+            pair.append(await self.answer(request))
             if len(pair) == 2:
                 yield pair.pop()
                 yield pair.pop()
@@ -253,8 +253,8 @@ class Overtakes(Implementation):
 class StepsOfNobody(Implementation):
     """Does not say which step an answer is for."""
 
-    async def answer(self, query: DecisionQuery) -> StreamDecisionsResponse:
-        response = await super().answer(query)
+    async def answer(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        response = await super().answer(request)
         response.ClearField("step_id")
         return response
 
@@ -284,12 +284,19 @@ class EndsAtTheFirstError(Implementation):
             yield StreamDecisionsResponse(step_id=request.query.snapshot.step_id, decision=decision)
 
 
+class ReadsWhatIsNotThere(Implementation):
+    """Takes a message without a query for one whose query is empty."""
+
+    def asked(self, request: DecideRequest | StreamDecisionsRequest) -> DecisionQuery:
+        return request.query
+
+
 class DecidesOtherwiseOnStreams(Implementation):
     """Has two ways to decide that have drifted apart."""
 
-    async def answer(self, query: DecisionQuery) -> StreamDecisionsResponse:
-        query.sampling_seed ^= 1
-        return await super().answer(query)
+    async def answer(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        request.query.sampling_seed ^= 1
+        return await super().answer(request)
 
 
 class OneStreamAtATime(Implementation):
@@ -439,6 +446,7 @@ MUTANTS = (
     Mutant(StepsOfNobody, "streams.order"),
     Mutant(NeverEnds, "streams.half-close"),
     Mutant(EndsAtTheFirstError, "streams.errors-in-place"),
+    Mutant(ReadsWhatIsNotThere, "streams.nothing-asked"),
     Mutant(DecidesOtherwiseOnStreams, "streams.as-decide"),
     Mutant(OneStreamAtATime, "streams.concurrent"),
     Mutant(DependsOnTheBatch, "streams.concurrent"),

@@ -33,6 +33,7 @@ CHECKS: Mapping[str, Check] = {
         streams.answers_in_order,
         streams.ends_after_the_last_answer,
         streams.puts_errors_in_their_place,
+        streams.refuses_nothing_asked,
         streams.says_the_same_as_decide,
         streams.keeps_streams_apart,
         streams.survives_cancellation,

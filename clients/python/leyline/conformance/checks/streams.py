@@ -9,7 +9,11 @@ from typing import Any
 from leyline.conformance.checks.expect import keep_the_rules, refused, same
 from leyline.conformance.target import Connection, Failed, Skipped, Target, decision_of
 from leyline.v1.decision_pb2 import Decision, DecisionQuery
-from leyline.v1.policy_pb2 import StreamDecisionsRequest, StreamDecisionsResponse
+from leyline.v1.policy_pb2 import (
+    DecideRequest,
+    StreamDecisionsRequest,
+    StreamDecisionsResponse,
+)
 
 
 async def answers_in_order(target: Target, queries: int) -> None:
@@ -45,6 +49,25 @@ async def puts_errors_in_their_place(target: Target, of: int, wrong: Sequence[in
             _same_step(query, answer)
         else:
             _match([query], [answer])
+
+
+async def refuses_nothing_asked(target: Target) -> None:
+    """A message without a query is refused in its place, by both methods; the stream goes on."""
+    query = target.query(target.snapshot())
+    async with target.connect() as connection:
+        await refused(
+            connection.decide_request(DecideRequest()), code="INVALID_ARGUMENT", fields=["query"]
+        )
+        stream = connection.open_stream()
+        await stream.write(StreamDecisionsRequest())
+        empty = await stream.read()
+        _count([query], [empty] if isinstance(empty, StreamDecisionsResponse) else [])
+        await refused(_decided(empty), code="INVALID_ARGUMENT", fields=["query"])
+        if empty.HasField("step_id"):
+            raise Failed("the answer to a message without a query names a step")
+        await stream.write(StreamDecisionsRequest(query=query))
+        _match([query], [await stream.read()])
+        stream.cancel()
 
 
 async def says_the_same_as_decide(target: Target, queries: int) -> None:
