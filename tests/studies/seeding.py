@@ -5,8 +5,8 @@ not wreck it?
 
 Ways to train it while the host must not notice:
 
-- `shadow`: through what follows the slot, which normalises with its running statistics;
-- `shadow, batch statistics`: the same, normalising with the statistics of the shadow batch;
+- `shadow`: through what follows the slot, which normalises with the shadow batch;
+- `shadow, running statistics`: the same, normalising with running statistics, as validation does;
 - `straight-through`: by the gradient at the host's activation, which costs no second pass through
   what follows, and never answers to the seed (h + s - s.detach()).
 
@@ -43,7 +43,7 @@ import kasmina.network.shadow
 import kasmina.training.interval
 from kasmina.data.dataset import DatasetSettings
 from kasmina.network.growth import GrowingNetwork, Trace
-from kasmina.network.shadow import ShadowPass
+from kasmina.network.shadow import ShadowPass, kept_buffers
 from kasmina.network.slot import AlphaSchedule, Slot
 from kasmina.randomness import set_aside
 from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
@@ -58,20 +58,20 @@ AFTER = 4
 
 
 @contextlib.contextmanager
-def batch_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Batch norms inside normalise with the batch, and their running statistics are put back."""
-    buffers = [
-        (module, name, buffer)
+def running_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Batch norms inside normalise with their running statistics, and do not move them."""
+    norms = [
+        module
         for module in modules
-        for name, buffer in module.named_buffers(recurse=False)
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
     ]
-    for owner, name, buffer in buffers:
-        setattr(owner, name, buffer.clone())
+    for norm in norms:
+        norm.training = False
     try:
         yield
     finally:
-        for owner, name, buffer in buffers:
-            setattr(owner, name, buffer)
+        for norm in norms:
+            norm.training = True
 
 
 def straight_through(
@@ -87,7 +87,7 @@ def straight_through(
     h = trace.activations[slot.depth].detach().requires_grad_()
     with (
         set_aside(seed, h.device),
-        batch_statistics(network.downstream_modules(slot)),
+        kept_buffers(network.downstream_modules(slot)),
         autocast,
     ):
         (pull,) = torch.autograd.grad(loss(network.downstream(slot, h, trace.images)), h)
@@ -97,9 +97,9 @@ def straight_through(
     return ShadowPass(gradients, residual.detach())
 
 
-def use_batch_statistics() -> None:
-    """Shadow passes in this process normalise with their own batch."""
-    kasmina.network.shadow.kept_buffers = batch_statistics
+def use_running_statistics() -> None:
+    """Shadow passes in this process normalise as validation does."""
+    kasmina.network.shadow.kept_buffers = running_statistics
 
 
 def use_straight_through() -> None:
@@ -110,12 +110,12 @@ def use_straight_through() -> None:
 
 WAYS = {
     "shadow": None,
-    "shadow, batch statistics": use_batch_statistics,
+    "shadow, running statistics": use_running_statistics,
     "straight-through": use_straight_through,
 }
 
 
-SHADOWS = ("shadow", "shadow, batch statistics")
+SHADOWS = ("shadow, running statistics", "shadow")
 
 
 @dataclasses.dataclass(frozen=True)

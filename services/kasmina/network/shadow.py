@@ -9,10 +9,8 @@ What may not change, and why it does not:
 
 - weights and optimiser state: gradients are computed for the seed's parameters alone and handed
   back, no `.grad` of anybody else is written;
-- running statistics: batch norms downstream normalise with them, as in validation, and do not move
-  them. With the statistics of the shadow batch instead, a seed is renormalised by what follows it
-  and nothing holds its size. Running statistics cost less, and validation uses them too;
-- other buffers: they are copies while the pass runs;
+- buffers, running statistics among them: they are copies while the pass runs. Batch norms
+  downstream normalise with the shadow batch, as they will while the seed blends;
 - random numbers: layers that draw any (dropout) draw from a stream of the shadow pass;
 - numbers: the pass is a graph of its own, so a NaN in the seed stays there.
 """
@@ -67,27 +65,17 @@ def shadow_pass(
 
 @contextlib.contextmanager
 def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Passes through `modules` inside leave their buffers as they are.
-
-    Batch norms normalise with their running statistics. Whatever else has buffers (a spectral norm,
-    say) works on copies that are then dropped.
-    """
-    norms: list[nn.Module] = []
-    buffers: list[tuple[nn.Module, str, Tensor]] = []
-    for module in modules:
-        if isinstance(module, nn.modules.batchnorm._NormBase):
-            if module.training:
-                norms.append(module)
-        else:
-            buffers += [(module, *named) for named in module.named_buffers(recurse=False)]
-    for norm in norms:
-        norm.training = False
+    """Passes through `modules` inside leave their buffers as they are: they work on copies that are
+    then dropped."""
+    buffers = [
+        (module, name, buffer)
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     for owner, name, buffer in buffers:
         setattr(owner, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.training = True
         for owner, name, buffer in buffers:
             setattr(owner, name, buffer)
