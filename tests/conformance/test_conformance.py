@@ -25,7 +25,16 @@ from tests.tamiyo.registry_server import RegistryServer
 from tests.tamiyo.running import running, serves
 
 from leyline.cli.application import run
-from leyline.conformance import Case, Outcome, Result, Target, Unreachable, load_cases, run_cases
+from leyline.conformance import (
+    Case,
+    Level,
+    Outcome,
+    Result,
+    Target,
+    Unreachable,
+    load_cases,
+    run_cases,
+)
 from leyline.conformance.checks import CHECKS
 
 CASES = {case.id: case for case in load_cases()}
@@ -85,7 +94,7 @@ def test_every_case_has_its_check_and_every_check_its_case() -> None:
     assert {case.check for case in CASES.values()} == set(CHECKS)
     assert len(CASES) == len(load_cases())
     assert {case.level for case in CASES.values()} == {"core", "full"}
-    assert all(case.level == "core" for case in load_cases("core"))
+    assert all(case.level == "core" for case in load_cases(Level.CORE))
 
 
 @pytest.mark.parametrize("settings", [{}, THREE_SLOTS, TOKEN], ids=["any", "three", "token"])

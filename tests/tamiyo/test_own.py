@@ -36,7 +36,7 @@ async def test_an_example_passes_the_conformance_suite(tmp_path: Path, example: 
                 await asyncio.sleep(0.1)
         failed = {
             result.case.id: result.message
-            async for result in run_cases(target, load_cases("full"))
+            async for result in run_cases(target, load_cases())
             if result.outcome is Outcome.FAILED
         }
         assert not failed

@@ -34,7 +34,7 @@ def conformance(
     level: Annotated[
         Level,
         typer.Option(help="core: what a trainer needs. full: what a server in production owes."),
-    ] = "core",
+    ] = Level.CORE,
     case: Annotated[
         list[str] | None,
         typer.Option(metavar="ID", help="Run this case, or this section, only. Repeatable."),

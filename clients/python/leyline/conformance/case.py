@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
-Level = Literal["core", "full"]
-LEVELS: tuple[Level, ...] = ("core", "full")
+
+class Level(StrEnum):
+    """How much is asked: FULL includes CORE."""
+
+    CORE = "core"
+    FULL = "full"
+
 
 _DATA = files("leyline.conformance")
 _QUERY = "leyline.v1.DecisionQuery"
@@ -36,7 +42,7 @@ class Case:
     """Its arguments."""
 
 
-def load_cases(level: Level = "full") -> list[Case]:
+def load_cases(level: Level = Level.FULL) -> list[Case]:
     """Return the cases of a level, in the order in which they are run; `full` includes `core`."""
     cases = [
         *_section("handshake"),
@@ -48,7 +54,7 @@ def load_cases(level: Level = "full") -> list[Case]:
         *_section("security"),
         *_section("operations"),
     ]
-    return [case for case in cases if level == "full" or case.level == "core"]
+    return [case for case in cases if level is Level.FULL or case.level is Level.CORE]
 
 
 def _section(name: str) -> Iterator[Case]:
@@ -56,7 +62,7 @@ def _section(name: str) -> Iterator[Case]:
     for entry in yaml.safe_load(text):
         yield Case(
             id=f"{name}.{entry['name']}",
-            level=entry["level"],
+            level=Level(entry["level"]),
             title=entry["title"],
             means=entry["means"],
             check=entry["check"],
@@ -68,7 +74,7 @@ def _golden_snapshots() -> Iterator[Case]:
     for name, golden in _testdata("snapshots"):
         yield Case(
             id=f"snapshots.{name}",
-            level="core",
+            level=Level.CORE,
             title=f"A valid snapshot is decided: {golden['why']}",
             means=(
                 "Trainers send such snapshots. What is unset was not measured: it is neither zero "
@@ -89,7 +95,7 @@ def _invalid_messages() -> Iterator[Case]:
         fields = [violation["field"] for violation in invalid["violations"]]
         yield Case(
             id=f"invalid.{name}",
-            level="core",
+            level=Level.CORE,
             title=f"A query that breaks a rule is refused: {invalid['why']}",
             means=(
                 "An implementation that decides on it reads something into the message that is not "
