@@ -141,7 +141,6 @@ async def test_tamiyo_passes_in_full(tmp_path: Path, policy: str) -> None:
         ran = await results(target)
     assert not failures(ran)
     assert {name for name in skipped(ran) if name.startswith("operations.")} == set()
-    assert sum(result.seconds for result in ran.values()) < 60
 
 
 async def test_tamiyo_passes_with_a_learned_policy(tmp_path: Path) -> None:

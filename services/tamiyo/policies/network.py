@@ -52,9 +52,18 @@ class NetworkPolicy(ABC):
         for indices in by_slots.values():
             observations = np.stack([vectorize(queries[i].snapshot, self.spec) for i in indices])
             outputs = self.evaluate(observations)
+            self._check_shapes(outputs, len(indices), len(queries[indices[0]].snapshot.slots))
             for row, index in enumerate(indices):
                 choices[index] = self._draw(queries[index], outputs, row)
         return [choices[index] for index in range(len(queries))]
+
+    def _check_shapes(self, outputs: Outputs, rows: int, slots: int) -> None:
+        # Where there are four slots, logits that are turned round would decide without an error.
+        wanted = {"type_logits": (rows, 4), "slot_logits": (rows, 4, slots), "value": (rows,)}
+        for name, shape in wanted.items():
+            given = getattr(outputs, name).shape
+            if given != shape:
+                raise self.unusable(f"{name} has shape {given}, wanted {shape}")
 
     def _draw(self, query: DecisionQuery, outputs: Outputs, row: int) -> Choice:
         if not outputs.is_finite(row):

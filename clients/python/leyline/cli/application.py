@@ -87,9 +87,11 @@ def run(arguments: list[str]) -> int:
         InstallationError,
         DownloadCorrupt,
         NoNetwork,
-        Unreachable,
         OSError,
     ) as error:
         print(f"leyline: {error}", file=sys.stderr)
         return 1
+    except Unreachable as error:
+        print(f"leyline: {error}", file=sys.stderr)
+        return 2
     return 0

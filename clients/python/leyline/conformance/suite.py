@@ -67,4 +67,9 @@ async def _run(target: Target, case: Case) -> tuple[Outcome, str]:
         return Outcome.FAILED, f"a stream ended with {error.code().name}: {error.details()}"
     except TimeoutError:
         return Outcome.FAILED, f"it took longer than {CASE_TIMEOUT_S:g} s"
+    except asyncio.InvalidStateError:
+        return Outcome.FAILED, "a stream ended before all was answered"
+    except Exception as error:
+        # Whatever a server may send must not cost the results of the other cases.
+        return Outcome.FAILED, f"its answer cannot be read: {type(error).__name__}: {error}"
     return Outcome.PASSED, ""

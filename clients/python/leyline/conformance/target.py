@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 
 from leyline.error import ServiceError, from_rpc_error, from_status
 from leyline.identity import sampling_seed
+from leyline.rules import violations
 from leyline.v1.decision_pb2 import (
     SELECTION_MODE_SAMPLED,
     Decision,
@@ -39,6 +40,8 @@ Content = TypeVar("Content", bound=Message)
 
 SERVICE = "leyline.v1.PolicyService"
 CALL_TIMEOUT_S = 10.0
+STREAM_TIMEOUT_S = 60.0
+"""A stream may be a thousand queries long, and the policy a slow one."""
 _CONNECT_S = 5.0
 _OPTIONS = (
     # What a test sends too much of must be refused by the server, not by this client.
@@ -84,7 +87,7 @@ class Target:
         """Return the target with its `info`, once it has been heard.
 
         Raises:
-            Unreachable: it does not answer GetPolicyInfo.
+            Unreachable: it does not answer GetPolicyInfo, or by no rule of the contract.
         """
         async with self.connect() as connection:
             try:
@@ -94,7 +97,13 @@ class Target:
                 raise Unreachable(f"no server at {self.address} within {_CONNECT_S:g} s") from None
             except ServiceError as error:
                 raise Unreachable(f"GetPolicyInfo at {self.address} fails: {error}") from None
-        return Target(self.address, self.ca, self.token, self.restart_command, info)
+        broken = violations(info)
+        if broken:
+            raise Unreachable(
+                f"GetPolicyInfo at {self.address} breaks the contract, so nothing else can be "
+                f"asked: {broken[0].field}: {broken[0].description}"
+            )
+        return replace(self, info=info)
 
     @asynccontextmanager
     async def connect(
@@ -185,7 +194,7 @@ class Connection:
         return answer.decision
 
     async def stream(
-        self, queries: Iterable[DecisionQuery], timeout_s: float = CALL_TIMEOUT_S
+        self, queries: Iterable[DecisionQuery], timeout_s: float = STREAM_TIMEOUT_S
     ) -> list[StreamDecisionsResponse]:
         """Send queries on one stream without waiting for answers, half-close, hear it to its
         end."""
@@ -196,7 +205,7 @@ class Connection:
         )
         return answers
 
-    def open_stream(self, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    def open_stream(self, timeout_s: float = STREAM_TIMEOUT_S) -> Any:
         """Return a stream that is written to and read from by hand."""
         return PolicyServiceStub(self.channel).StreamDecisions(**self._terms(timeout_s))
 

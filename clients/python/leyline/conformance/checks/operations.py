@@ -19,6 +19,8 @@ from leyline.v1.policy_pb2 import StreamDecisionsRequest, StreamDecisionsRespons
 
 _RESTART_S = 30.0
 _BETWEEN_QUERIES_S = 0.02
+_STEPS = 64
+"""Asked before and after a restart: one decision may be the same by chance."""
 _NO_COMMAND = "give --restart-cmd to test a server that goes down and comes back"
 
 
@@ -29,7 +31,9 @@ async def drains(target: Target) -> None:
     async with target.connect() as connection:
         stream = connection.open_stream(_RESTART_S)
         # One answer first: a stream that stands is something else than one that is being made.
-        answered = int(await _goes_on(target, stream, 0))
+        if not await _goes_on(target, stream, 0):
+            raise Failed("a stream ended before its first answer")
+        answered = 1
         async with _restart(target):
             while await _goes_on(target, stream, answered):
                 answered += 1
@@ -48,18 +52,19 @@ async def restarts(target: Target) -> None:
     if target.restart_command is None:
         raise Skipped(_NO_COMMAND)
     await _until_it_serves(target)
-    query = target.query(target.snapshot())
+    queries = [target.query(target.snapshot(step)) for step in range(_STEPS)]
     async with target.connect() as connection:
-        before = await connection.decide(query)
-    query.policy_version = before.policy_version
+        before = [await connection.decide(query) for query in queries]
     async with _restart(target):
         pass
     await _until_it_serves(target)
     async with target.connect() as connection:
-        after = await connection.decide(query)
-    keep_the_rules(query, after)
-    if target.info.deterministic:
-        same(before, after, "after a restart")
+        for query, earlier in zip(queries, before, strict=True):
+            query.policy_version = earlier.policy_version
+            later = await connection.decide(query)
+            keep_the_rules(query, later)
+            if target.info.deterministic:
+                same(earlier, later, "after a restart")
 
 
 async def _end_of(stream: Any, address: str) -> ServiceError:
