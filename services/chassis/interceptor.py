@@ -115,9 +115,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 # Nobody is left to tell; what failed was telling.
                 code = grpc.StatusCode.CANCELLED
                 raise asyncio.CancelledError from error
-            known = _known(error)
-            code = known.code.spec.status
-            await _abort(context, known, request_id)
+            said = known(error)
+            code = said.code.spec.status
+            await _abort(context, said, request_id)
         finally:
             milliseconds = round((time.monotonic() - started) * 1000, 3)
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
@@ -175,7 +175,7 @@ def _request_id(context: Context) -> str:
     return uuid.uuid4().hex
 
 
-def _known(error: Exception) -> LeylineError:
+def known(error: Exception) -> LeylineError:
     """Find the catalogue's error in an exception; what is not there is INTERNAL and only logged."""
     leaves = list(_leaves(error))
     known = [leaf for leaf in leaves if isinstance(leaf, LeylineError)]

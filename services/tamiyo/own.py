@@ -115,8 +115,7 @@ def serve(
     Args:
         policy: a function from a query to a `Choice`, or an object like `tamiyo.Policy` (a
             `tamiyo.NetworkPolicy`, say), which brings the four arguments below itself. It is asked
-            in one thread; an exception is logged and ends the call that caused it, a whole stream
-            too.
+            in one thread; an exception is the error of the query that caused it, and is logged.
         name: name of the policy.
         version: its version; another rule, another version. Decisions carry `NAME-VERSION`.
         spec: the observation spec that trainers must fill snapshots for, or a known one's name.

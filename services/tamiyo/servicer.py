@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from chassis.errors import LeylineError
+from chassis.interceptor import known
 from chassis.logging import REQUEST_ID, bind_call, bound_fact
 from chassis.status import to_status
 from chassis.validation import check
@@ -105,8 +105,9 @@ class PolicyServicer(PolicyServiceServicer):
                 else:
                     check(DecideRequest())
                 response.decision.CopyFrom(await self._decide(query))
-            except LeylineError as error:
-                response.error.CopyFrom(to_status(error, bound_fact(REQUEST_ID)))
+            except Exception as error:
+                # A policy of somebody's own may raise anything: that must not cost the episode.
+                response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
             yield response
 
     async def _decide(self, query: DecisionQuery) -> Decision:

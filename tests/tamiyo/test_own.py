@@ -7,15 +7,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from tests.tamiyo.queries import query
 
 import tamiyo
+from chassis.address import Address
 from leyline.conformance import Outcome, Target, Unreachable, load_cases, run_cases
 from leyline.observation import EXTENDED_SPEC, SEED_SPEC
 from leyline.v1.decision_pb2 import ACTION_TYPE_GERMINATE, DecisionQuery
+from leyline.v1.policy_pb2 import StreamDecisionsRequest
+from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from tamiyo import Choice
 from tamiyo.own import policy_of
+from tamiyo.servicer import Introduction
+from tamiyo.serving import serve_versions
+from tamiyo.settings import PolicySettings
+from tamiyo.versions import BuiltInVersions
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "policies"
 
@@ -43,6 +52,31 @@ async def test_an_example_passes_the_conformance_suite(tmp_path: Path, example: 
     finally:
         process.terminate()
         assert await process.wait() == 0
+
+
+async def test_what_a_policy_raises_is_the_error_of_its_query_and_the_stream_goes_on(
+    tmp_path: Path,
+) -> None:
+    def decide(asked: DecisionQuery) -> Choice:
+        if asked.snapshot.step_id.step == 1:
+            raise RuntimeError("a secret of the author's")
+        return Choice.wait()
+
+    policy = policy_of(decide, name="moody", version="1")
+    settings = PolicySettings(listen=Address.parse(f"unix:{tmp_path}/socket"))
+    introduction = Introduction(policy.name, policy.spec)
+    serving = asyncio.create_task(serve_versions(settings, introduction, BuiltInVersions(policy)))
+    try:
+        async with grpc.aio.insecure_channel(str(settings.listen)) as channel:
+            requests = (StreamDecisionsRequest(query=query(step)) for step in range(3))
+            call = PolicyServiceStub(channel).StreamDecisions(requests, wait_for_ready=True)
+            answers = [answer async for answer in call]
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    assert [answer.WhichOneof("outcome") for answer in answers] == ["decision", "error", "decision"]
+    assert answers[1].error.code == grpc.StatusCode.INTERNAL.value[0]
+    assert "secret" not in str(answers[1])
 
 
 @pytest.mark.parametrize("example", ["rule.py", "network.py"])
