@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 from chassis import process
 from chassis.settings import load
+from chassis.validation import violations
 from leyline.observation import spec_by_name
-from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT, DecisionQuery
+from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.observation_pb2 import ObservationSpec
-from tamiyo.policy import Choice, Policy
+from tamiyo.policy import Choice, Policy, decision_from
 from tamiyo.servicer import IMPLEMENTATION, Introduction
 from tamiyo.serving import add_server_flags, serve_versions
 from tamiyo.settings import PolicySettings
@@ -66,9 +67,14 @@ class _Checked:
         if not isinstance(choice, Choice):
             raise TypeError(f"{self.name} chose {choice!r}, which is no tamiyo.Choice")
         slots = [slot.slot_id for slot in query.snapshot.slots]
-        expected = [None] if choice.action_type == ACTION_TYPE_WAIT else slots
-        if choice.slot_id not in expected:
-            raise ValueError(f"{self.name} chose {choice}; its slot_id must be one of {expected}")
+        if choice.slot_id not in (None, *slots):
+            raise ValueError(f"{self.name} chose {choice}; the snapshot has the slots {slots}")
+        broken = violations(decision_from(self, query, choice))
+        if broken:
+            raise ValueError(
+                f"{self.name} chose {choice}: {broken[0].field or 'decision'}: "
+                f"{broken[0].description}"
+            )
 
 
 def policy_of(
@@ -84,6 +90,8 @@ def policy_of(
     Raises:
         TypeError: it is neither a policy nor a function with a name and a version.
     """
+    if isinstance(policy, type):
+        raise TypeError(f"serve an instance, {policy.__name__}(), and not the class")
     if isinstance(policy, Policy):
         return _Checked(policy, policy.name, policy.version, policy.spec, policy.slots)
     if not callable(policy):

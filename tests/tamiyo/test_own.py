@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ import tamiyo
 from chassis.address import Address
 from leyline.conformance import Outcome, Target, Unreachable, load_cases, run_cases
 from leyline.observation import EXTENDED_SPEC, SEED_SPEC
-from leyline.v1.decision_pb2 import ACTION_TYPE_GERMINATE, DecisionQuery
+from leyline.v1.decision_pb2 import ACTION_TYPE_GERMINATE, ActionType, DecisionQuery
 from leyline.v1.policy_pb2 import StreamDecisionsRequest
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from tamiyo import Choice
@@ -117,7 +119,22 @@ def _a_word(asked: DecisionQuery) -> Choice:
     return "WAIT"  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("decide", [_another_slot, _nowhere, _a_word])
+def _no_type(asked: DecisionQuery) -> Choice:
+    return dataclasses.replace(Choice.wait(), action_type=ActionType.ACTION_TYPE_UNSPECIFIED)
+
+
+def _more_than_certain(asked: DecisionQuery) -> Choice:
+    return dataclasses.replace(Choice.wait(), type_log_prob=0.5)
+
+
+def _worth_nothing_known(asked: DecisionQuery) -> Choice:
+    return dataclasses.replace(Choice.wait(), value=math.nan)
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [_another_slot, _nowhere, _a_word, _no_type, _more_than_certain, _worth_nothing_known],
+)
 def test_a_choice_that_the_contract_does_not_admit_is_an_error(
     decide: Callable[[DecisionQuery], Choice],
 ) -> None:
@@ -135,6 +152,7 @@ def test_a_policy_answers_each_query_once() -> None:
 @pytest.mark.parametrize(
     ("given", "names", "why"),
     [
+        (OneChoiceForAll, {}, "not the class"),
         (3, {}, "neither a function nor a policy"),
         (lambda asked: Choice.wait(), {"name": "nameless"}, "a name and a version"),
     ],
