@@ -64,6 +64,14 @@ class AnyFingerprint(Implementation):
         super().admit(query)
 
 
+class AdmitsOnStreams(Implementation):
+    """Looks at fingerprints in one of its two ways to decide."""
+
+    async def answer(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        request.query.spec_fingerprint = self.info().spec_fingerprint
+        return await super().answer(request)
+
+
 class AnyNumberOfSlots(Implementation):
     """Says that it is for three slots, and decides for four."""
 
@@ -189,6 +197,17 @@ class WrongProbabilities(Implementation):
         decision = super().draw(query)
         decision.type_log_prob *= 0.5
         decision.log_prob = decision.type_log_prob + decision.slot_log_prob
+        return decision
+
+
+class SwappedProbabilities(Implementation):
+    """Says P(slot | type) for P(type), and the other way round."""
+
+    def draw(self, query: DecisionQuery) -> Decision:
+        decision = super().draw(query)
+        if decision.HasField("slot_log_prob"):
+            swapped = decision.slot_log_prob, decision.type_log_prob
+            decision.type_log_prob, decision.slot_log_prob = swapped
         return decision
 
 
@@ -367,12 +386,9 @@ class SmallMessagesOnly(Implementation):
 
 
 class TakesAnything(Implementation):
-    """Takes messages of any size, and does not look at them."""
+    """Takes messages of any size."""
 
     options = (("grpc.max_receive_message_length", -1),)
-
-    def validate(self, query: DecisionQuery) -> None:
-        pass
 
 
 class NobodyAsksForTokens(Implementation):
@@ -423,6 +439,7 @@ MUTANTS = (
     Mutant(Anonymous, "handshake.info"),
     Mutant(OtherFeatures, "handshake.fingerprint"),
     Mutant(AnyFingerprint, "handshake.another-fingerprint"),
+    Mutant(AdmitsOnStreams, "handshake.another-fingerprint"),
     Mutant(AnyNumberOfSlots, "handshake.another-number-of-slots", THREE_SLOTS),
     Mutant(AnyVersion, "handshake.unknown-version"),
     Mutant(Unreflected, "handshake.reflection"),
@@ -437,6 +454,7 @@ MUTANTS = (
     Mutant(ItsOwnDice, "decisions.deterministic"),
     Mutant(Remembers, "decisions.deterministic"),
     Mutant(WrongProbabilities, "decisions.distribution"),
+    Mutant(SwappedProbabilities, "decisions.distribution"),
     Mutant(NotTheSum, "streams.order"),
     Mutant(UnsetIsDormant, "invalid.snapshot-stage-unset"),
     Mutant(NanIsANumber, "invalid.snapshot-nan-loss"),

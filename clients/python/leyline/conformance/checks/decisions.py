@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from leyline.conformance.checks.expect import keep_the_rules, refused, same
-from leyline.conformance.target import Connection, Failed, Skipped, Target, parsed
+from leyline.conformance.checks.expect import keep_the_rules, match, refused_by_both, same
+from leyline.conformance.checks.unknown import UNKNOWN
+from leyline.conformance.target import Failed, Skipped, Target, parsed
 from leyline.v1.decision_pb2 import (
     SELECTION_MODE_GREEDY,
     SELECTION_MODE_SAMPLED,
@@ -19,7 +21,6 @@ from leyline.v1.policy_pb2 import DecideRequest
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot
 
 _MODES = (SELECTION_MODE_SAMPLED, SELECTION_MODE_GREEDY)
-_UNKNOWN_FIELD = 15_000
 _STANDARD_ERRORS = 5.0
 
 
@@ -41,7 +42,7 @@ async def refuses_invalid(target: Target, query: dict[str, Any], fields: list[st
     if "query.spec_fingerprint" not in fields:
         asked.spec_fingerprint = target.info.spec_fingerprint
     async with target.connect() as connection:
-        await refused(connection.decide(asked), code="INVALID_ARGUMENT", fields=fields)
+        await refused_by_both(connection, asked, code="INVALID_ARGUMENT", fields=fields)
 
 
 async def names_its_version(target: Target) -> None:
@@ -59,10 +60,8 @@ async def names_its_version(target: Target) -> None:
 async def ignores_unknown_fields(target: Target) -> None:
     """Fields of a newer contract change nothing."""
     query = target.query(target.snapshot())
-    content = DecideRequest(query=query).SerializeToString()
-    # Field 15000 of the request, a varint: what a trainer of a later release might send.
-    newer = DecideRequest.FromString(content + _varint(_UNKNOWN_FIELD << 3) + _varint(7))
-    snapshot = query.snapshot.SerializeToString() + _varint(_UNKNOWN_FIELD << 3) + _varint(7)
+    newer = DecideRequest.FromString(DecideRequest(query=query).SerializeToString() + UNKNOWN)
+    snapshot = query.snapshot.SerializeToString() + UNKNOWN
     newer.query.snapshot.ParseFromString(snapshot)
     async with target.connect() as connection:
         plain = await connection.decide(query)
@@ -74,6 +73,8 @@ async def ignores_unknown_fields(target: Target) -> None:
 
 async def is_greedy_whatever_the_seed(target: Target, seeds: int) -> None:
     """A decision that says GREEDY does not depend on the sampling seed."""
+    if not target.info.deterministic:
+        raise Skipped("it says that it is not deterministic")
     async with target.connect() as connection:
         for step in range(4):
             snapshot = target.snapshot(step)
@@ -134,43 +135,38 @@ async def names_decisions(target: Target) -> None:
 async def draws_what_it_says(target: Target, draws: int) -> None:
     """Types are drawn as often as their log-probabilities say, slots too."""
     snapshot = target.snapshot()
-    async with target.connect() as connection:
-        decisions = await _drawn(target, connection, snapshot, draws)
-    if not decisions[0].HasField("log_prob"):
-        raise Skipped("it has no distribution: its decisions carry no log-probabilities")
-    counts = Counter(_action(decision) for decision in decisions)
-    for decision in {_action(decision): decision for decision in decisions}.values():
-        stated = math.exp(decision.log_prob)
-        drawn = counts[_action(decision)] / draws
-        error = math.sqrt(max(stated * (1 - stated), 1 / draws) / draws)
-        if abs(drawn - stated) > _STANDARD_ERRORS * error:
-            raise Failed(
-                f"{_action(decision)} was drawn in {drawn:.3f} of {draws} sampling seeds; its "
-                f"log_prob says {stated:.3f}"
-            )
-
-
-async def _drawn(
-    target: Target, connection: Connection, snapshot: MultiSlotSnapshot, draws: int
-) -> list[Decision]:
     queries = [target.query(snapshot, seed=_SEED_STRIDE * seed % 2**64) for seed in range(draws)]
-    answers = await connection.stream(queries)
-    return [answer.decision for answer in answers]
+    async with target.connect() as connection:
+        answers = await connection.stream(queries)
+    match(queries, answers)
+    decisions = [answer.decision for answer in answers]
+    if not any(decision.HasField("log_prob") for decision in decisions):
+        raise Skipped("it has no distribution: its decisions carry no log-probabilities")
+    _compare([(_type(it), it.type_log_prob) for it in decisions], "type_log_prob")
+    _compare([(_action(it), it.log_prob) for it in decisions], "log_prob")
+
+
+def _compare(drawn: Sequence[tuple[str, float]], field: str) -> None:
+    """Expect each thing that was drawn to have come about as often as it says that it is likely."""
+    counts = Counter(name for name, _ in drawn)
+    for name, log_prob in dict(drawn).items():
+        stated, share = math.exp(log_prob), counts[name] / len(drawn)
+        error = math.sqrt(max(stated * (1 - stated), 1 / len(drawn)) / len(drawn))
+        if abs(share - stated) > _STANDARD_ERRORS * error:
+            raise Failed(
+                f"{name} was drawn with {share:.3f} of {len(drawn)} sampling seeds; its {field} "
+                f"says {stated:.3f}"
+            )
 
 
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 """An odd number whose multiples are far apart: seeds that look like nothing."""
 
 
+def _type(decision: Decision) -> str:
+    return ActionType.Name(decision.action_type).removeprefix("ACTION_TYPE_")
+
+
 def _action(decision: Decision) -> str:
-    name = ActionType.Name(decision.action_type).removeprefix("ACTION_TYPE_")
+    name = _type(decision)
     return f"{name} at {decision.slot_id}" if decision.HasField("slot_id") else name
-
-
-def _varint(number: int) -> bytes:
-    """Write a number as protobuf does: https://protobuf.dev/programming-guides/encoding."""
-    content = bytearray()
-    while number > 0x7F:
-        content.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*content, number])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
-from leyline.conformance.target import Failed
+from leyline.conformance.target import Connection, Failed, decision_of
 from leyline.error import ServiceError
 from leyline.rules import violations
 from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT, ActionType, Decision, DecisionQuery
+from leyline.v1.policy_pb2 import StreamDecisionsResponse
 
 _SUM_TOLERANCE = 1e-6
 
@@ -46,6 +47,28 @@ async def refused(
         raise Failed(f"it blames {sorted(named - set(fields))}; to blame are {sorted(set(fields))}")
 
 
+async def refused_by_both(
+    connection: Connection,
+    query: DecisionQuery,
+    *,
+    code: str,
+    reason: str | None = None,
+    fields: Collection[str] = (),
+) -> None:
+    """Expect Decide to refuse a query, and a stream to refuse it in its place.
+
+    Raises:
+        Failed: one of them says something else.
+    """
+    await refused(connection.decide(query), code=code, reason=reason, fields=fields)
+    answers = await connection.stream([query])
+    count([query], answers)
+    try:
+        await refused(decided(answers[0]), code=code, reason=reason, fields=fields)
+    except Failed as why:
+        raise Failed(f"on a stream, {why}") from None
+
+
 def keep_the_rules(query: DecisionQuery, decision: Decision) -> None:
     """Expect a decision to keep the contract's rules and to answer this query.
 
@@ -74,7 +97,9 @@ def _keep_log_probs(decision: Decision) -> None:
         raise Failed("type_log_prob, slot_log_prob (none on WAIT) and log_prob come all or not")
     if any(given):
         total = decision.type_log_prob + (0.0 if waits else decision.slot_log_prob)
-        if not math.isclose(total, decision.log_prob, abs_tol=_SUM_TOLERANCE):
+        if not math.isclose(
+            total, decision.log_prob, rel_tol=_SUM_TOLERANCE, abs_tol=_SUM_TOLERANCE
+        ):
             raise Failed(
                 f"log_prob is {decision.log_prob:.6g}; log P(type) and log P(slot | type) add up "
                 f"to {total:.6g}"
@@ -101,3 +126,47 @@ def brief(decision: Any) -> str:
     where = f" at {decision.slot_id}" if decision.HasField("slot_id") else ""
     likely = f", log_prob {decision.log_prob:.6g}" if decision.HasField("log_prob") else ""
     return f"{action}{where}{likely}"
+
+
+async def decided(answer: StreamDecisionsResponse) -> Decision:
+    """Return a stream's decision, or raise its error, as a call of Decide would."""
+    return decision_of(answer)
+
+
+def match(asked: Sequence[DecisionQuery], answers: Sequence[StreamDecisionsResponse]) -> None:
+    """Expect a decision on each query, in order.
+
+    Raises:
+        Failed: there are more or fewer, of other steps, or none at all.
+        ServiceError: one of them is an error.
+    """
+    count(asked, answers)
+    for query, answer in zip(asked, answers, strict=True):
+        if not isinstance(answer, StreamDecisionsResponse):
+            raise Failed("the stream ended before its last answer")
+        same_step(query, answer)
+        keep_the_rules(query, decision_of(answer))
+
+
+def count(asked: Sequence[DecisionQuery], answers: Sequence[StreamDecisionsResponse]) -> None:
+    """Expect as many answers as queries.
+
+    Raises:
+        Failed: there are more or fewer.
+    """
+    if len(answers) != len(asked):
+        raise Failed(f"{len(asked)} queries on a stream got {len(answers)} answers")
+
+
+def same_step(query: DecisionQuery, answer: StreamDecisionsResponse) -> None:
+    """Expect an answer to name the step that was asked about.
+
+    Raises:
+        Failed: it names another.
+    """
+    if answer.step_id != query.snapshot.step_id:
+        raise Failed(
+            f"the answer in the place of episode {query.snapshot.step_id.episode_index}, step "
+            f"{query.snapshot.step_id.step} is for episode {answer.step_id.episode_index}, step "
+            f"{answer.step_id.step}"
+        )

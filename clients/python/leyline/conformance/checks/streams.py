@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from leyline.conformance.checks.expect import keep_the_rules, refused, same
+from leyline.conformance.checks.expect import count, decided, match, refused, same, same_step
 from leyline.conformance.target import Connection, Failed, Skipped, Target, decision_of
-from leyline.v1.decision_pb2 import Decision, DecisionQuery
+from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.policy_pb2 import (
     DecideRequest,
     StreamDecisionsRequest,
@@ -20,7 +20,7 @@ async def answers_in_order(target: Target, queries: int) -> None:
     """Each query of a stream gets its answer, in the order of the queries, with its step's id."""
     asked = _episode(target, 0, queries)
     async with target.connect() as connection:
-        _match(asked, await connection.stream(asked))
+        match(asked, await connection.stream(asked))
 
 
 async def ends_after_the_last_answer(target: Target) -> None:
@@ -28,7 +28,7 @@ async def ends_after_the_last_answer(target: Target) -> None:
     async with target.connect() as connection:
         if await connection.stream([]):
             raise Failed("a stream without a query got an answer")
-        _match(asked := _episode(target, 0, 2), await connection.stream(asked))
+        match(asked := _episode(target, 0, 2), await connection.stream(asked))
 
 
 async def puts_errors_in_their_place(target: Target, of: int, wrong: Sequence[int]) -> None:
@@ -38,17 +38,17 @@ async def puts_errors_in_their_place(target: Target, of: int, wrong: Sequence[in
         asked[place].snapshot.val_accuracy = 1.5
     async with target.connect() as connection:
         answers = await connection.stream(asked)
-    _count(asked, answers)
+    count(asked, answers)
     for place, (query, answer) in enumerate(zip(asked, answers, strict=True)):
         if place in wrong:
             await refused(
-                _decided(answer),
+                decided(answer),
                 code="INVALID_ARGUMENT",
                 fields=["query.snapshot.val_accuracy"],
             )
-            _same_step(query, answer)
+            same_step(query, answer)
         else:
-            _match([query], [answer])
+            match([query], [answer])
 
 
 async def refuses_nothing_asked(target: Target) -> None:
@@ -61,12 +61,12 @@ async def refuses_nothing_asked(target: Target) -> None:
         stream = connection.open_stream()
         await stream.write(StreamDecisionsRequest())
         empty = await stream.read()
-        _count([query], [empty] if isinstance(empty, StreamDecisionsResponse) else [])
-        await refused(_decided(empty), code="INVALID_ARGUMENT", fields=["query"])
+        count([query], [empty] if isinstance(empty, StreamDecisionsResponse) else [])
+        await refused(decided(empty), code="INVALID_ARGUMENT", fields=["query"])
         if empty.HasField("step_id"):
             raise Failed("the answer to a message without a query names a step")
         await stream.write(StreamDecisionsRequest(query=query))
-        _match([query], [await stream.read()])
+        match([query], [await stream.read()])
         stream.cancel()
 
 
@@ -88,7 +88,7 @@ async def keeps_streams_apart(target: Target, streams: int, queries: int) -> Non
         # Every stream stands open before the first one ends: one after the other does not count.
         answers = await _together(connection, episodes)
         for asked, heard in zip(episodes, answers, strict=True):
-            _match(asked, heard)
+            match(asked, heard)
         if not target.info.deterministic:
             return
         for episode in (0, streams // 2, streams - 1):
@@ -108,11 +108,11 @@ async def survives_cancellation(target: Target, calls: int) -> None:
                 await doomed.write(_request(target, 1 + round_, call))
                 doomed.cancel()
             await steady.write(StreamDecisionsRequest(query=query))
-            _match([query], [await steady.read()])
+            match([query], [await steady.read()])
         await steady.done_writing()
         if await steady.read():
             raise Failed("a stream got more answers than queries")
-        _match(asked, await connection.stream(asked))
+        match(asked, await connection.stream(asked))
 
 
 def _episode(target: Target, episode: int, queries: int) -> list[DecisionQuery]:
@@ -140,36 +140,3 @@ async def _together(
         return answers
 
     return list(await asyncio.gather(*(play(asked) for asked in episodes)))
-
-
-async def _decided(answer: StreamDecisionsResponse) -> Decision:
-    return decision_of(answer)
-
-
-def _match(asked: Sequence[DecisionQuery], answers: Sequence[StreamDecisionsResponse]) -> None:
-    """Expect a decision on each query, in order.
-
-    Raises:
-        Failed: there are more or fewer, of other steps, or none at all.
-        ServiceError: one of them is an error.
-    """
-    _count(asked, answers)
-    for query, answer in zip(asked, answers, strict=True):
-        if not isinstance(answer, StreamDecisionsResponse):
-            raise Failed("the stream ended before its last answer")
-        _same_step(query, answer)
-        keep_the_rules(query, decision_of(answer))
-
-
-def _count(asked: Sequence[DecisionQuery], answers: Sequence[StreamDecisionsResponse]) -> None:
-    if len(answers) != len(asked):
-        raise Failed(f"{len(asked)} queries on a stream got {len(answers)} answers")
-
-
-def _same_step(query: DecisionQuery, answer: StreamDecisionsResponse) -> None:
-    if answer.step_id != query.snapshot.step_id:
-        raise Failed(
-            f"the answer in the place of episode {query.snapshot.step_id.episode_index}, step "
-            f"{query.snapshot.step_id.step} is for episode {answer.step_id.episode_index}, step "
-            f"{answer.step_id.step}"
-        )
