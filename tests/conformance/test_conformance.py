@@ -196,3 +196,13 @@ async def test_the_command_reports_for_people_for_programs_and_for_ci(
             await asyncio.to_thread(run, ["conformance", target.address, "--case", "handshake"])
             == 0
         )
+
+
+@pytest.mark.parametrize("content", [b"", b"two lines\nof it", b"\xff\xfe", b"a token~\x7f"])
+def test_a_file_that_holds_no_token_is_refused_before_anything_is_asked(
+    tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_bytes(content)
+    command = ["conformance", "127.0.0.1:1", "--token-file", str(tmp_path / "token")]
+    assert run(command) == 2
+    assert "no bearer token" in " ".join(capfd.readouterr().err.split())

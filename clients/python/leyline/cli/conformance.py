@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,9 @@ def conformance(
         return
     if not address:
         raise typer.BadParameter("say where the server is: leyline conformance HOST:PORT")
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    token = None if token_file is None else _token(token_file)
+    if junit is not None:
+        junit.touch()  # where it cannot be written, that is said before the cases are run
     target, results = finish(_run(Target(address, ca, token, restart_cmd), cases, quietly=as_json))
     if junit is not None:
         junit.write_text(as_junit(target, results), encoding="utf-8")
@@ -88,6 +91,14 @@ def conformance(
     else:
         _summarise(target, results)
     raise typer.Exit(1 if counts(results)["failed"] else 0)
+
+
+def _token(path: Path) -> str:
+    token = path.read_bytes().decode("ascii", errors="replace").strip()
+    # What may stand in a Bearer header: RFC 6750, section 2.1.
+    if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token):
+        raise typer.BadParameter(f"{path} holds no bearer token on one line")
+    return token
 
 
 def _chosen(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
@@ -119,23 +130,19 @@ async def _run(
 ) -> tuple[Target, list[Result]]:
     target = await target.introduced()
     results = []
-    console = Console(stderr=True, highlight=False)
     if not quietly:
         info = target.info
         print(f"{info.implementation}: policy {info.policy}, version {info.policy_version}\n")
     async for result in run_cases(target, cases):
         results.append(result)
-        if quietly:
-            continue
-        if console.is_terminal:
-            console.print(f"{len(results)}/{len(cases)} {result.case.id}", end="\r")
-        _show(result)
+        if not quietly:
+            _show(result)
     return target, results
 
 
 def _show(result: Result) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{_MARKS[result.outcome]:<9} {result.case.id} [dim]({result.seconds:.2f} s)[/]")
+    console.print(f"{_MARKS[result.outcome]} {result.case.id} [dim]({result.seconds:.2f} s)[/]")
     if result.outcome is Outcome.FAILED:
         for label, text in (
             ("promised", result.case.title),
