@@ -15,6 +15,8 @@ from leyline.cli.output import AsJson, Ca, finish, print_json, print_table
 from leyline.conformance import Case, Level, Outcome, Result, Target, load_cases, run_cases
 from leyline.conformance.report import as_json as report_of
 from leyline.conformance.report import as_junit, counts
+from leyline.document import InvalidDocument
+from leyline.filling import Problem
 
 _MARKS = {
     Outcome.PASSED: "[green]passed[/]",
@@ -97,7 +99,7 @@ def _token(path: Path) -> str:
     token = path.read_bytes().decode("ascii", errors="replace").strip()
     # What may stand in a Bearer header: RFC 6750, section 2.1.
     if not re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token):
-        raise typer.BadParameter(f"{path} holds no bearer token on one line")
+        raise InvalidDocument(str(path), [Problem("", "holds no bearer token on one line")])
     return token
 
 
