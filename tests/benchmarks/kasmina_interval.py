@@ -1,7 +1,7 @@
 """What a decision interval costs under Kasmina, and how many images it trains on in a second.
 
-Every arm is a process of its own, and one of them computes at a time: trainers stand at the gate
-(`tests.benchmarks.gate`), references wait for a line.
+Every arm is a process of its own: trainers stand at the gate (`tests.benchmarks.gate`) until they
+are let go, references wait for a line.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from tests.benchmarks.gate import Act, Gate
-from tests.benchmarks.reference import Cost, Reference
+from tests.benchmarks.reference import Reference
 from tests.benchmarks.report import Measurement
+from tests.benchmarks.turns import SETTLE_S, Cost, children, in_turns
 from tests.benchmarks.workload import (
     BATCH,
     CHANNELS,
@@ -49,7 +51,6 @@ from leyline.v1.trainer_pb2 import (
 SLOT = "slot-1"
 """Where the seed sits whose cost is measured: in the middle of the host."""
 SEED_REPETITIONS = 5
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _HORIZON = 1000
 """Longer than any benchmark: runs are cut off where it ends."""
 
@@ -86,18 +87,18 @@ class Arm:
             await trainer.start(spec, self.run_id)
         await self._gate.arrival(self.run_id)
 
-    async def interval(self, act: Act | None = None) -> Cost:
-        """Lets it take one step: a decision, an interval, and all that comes with them.
-
-        CPU time is that of the service and its workers, from here until they have nothing left to
-        do: what a step leaves to be sent is sent, too.
-        """
-        cpu, wall = self._cpu_seconds(), time.perf_counter()
+    async def interval(self, act: Act | None = None) -> None:
+        """Lets it take one step: a decision, an interval, and all that comes with them."""
         self._gate.let_go(self.run_id, act)
         await self._gate.arrival(self.run_id)
-        seconds = time.perf_counter() - wall
-        await asyncio.sleep(0.5)
-        return Cost(wall=seconds, cpu=self._cpu_seconds() - cpu)
+
+    def pids(self) -> Sequence[int]:
+        """The service and its workers."""
+        return [self._service, *children(self._service)]
+
+    def computing_pids(self) -> Sequence[int]:
+        """The workers: the service sends what a step has left while others compute."""
+        return children(self._service)
 
     async def precision(self) -> str:
         """What it computes with."""
@@ -105,20 +106,9 @@ class Arm:
             run = await trainer.get(self.run_id)
         return Precision.Name(run.compute.precision).removeprefix("PRECISION_").lower()
 
-    def _cpu_seconds(self) -> float:
-        service = self._stack.processes["kasmina"].pid
-        return sum(_cpu_seconds(pid) for pid in (service, *_children(service)))
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-
-
-def _cpu_seconds(pid: int) -> float:
-    """User and system time of a process, all its threads together (proc_pid_stat(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+    @property
+    def _service(self) -> int:
+        return self._stack.processes["kasmina"].pid
 
 
 @contextlib.asynccontextmanager
@@ -146,18 +136,15 @@ async def attaching(pairs: int) -> dict[str, Measurement]:
         await arm.start(PRECISION_FP32)
         bare = await Reference.start("tests.benchmarks.bare_loop")
 
-        async def in_turns(count: int, act: Act | None = None) -> list[tuple[Cost, Cost]]:
-            found = []
-            for number in range(count):
-                ours = await arm.interval(act if number == 0 else None)
-                found.append((ours, await bare.interval()))
-            return found
+        async def paired(count: int, act: Act | None = None) -> list[tuple[Cost, Cost]]:
+            acts = [act] + [None] * (count - 1)
+            return [await in_turns((arm, arm.interval(it)), (bare, bare.interval())) for it in acts]
 
-        await in_turns(1)
-        waits = await in_turns(pairs)
-        await in_turns(1, (ACTION_TYPE_GERMINATE, SLOT))
-        trains = await in_turns(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
-        blends = await in_turns(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+        await paired(1)
+        waits = await paired(pairs)
+        await paired(1, (ACTION_TYPE_GERMINATE, SLOT))
+        trains = await paired(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+        blends = await paired(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
         await bare.close()
     return {
         "attached_cpu": _measured(waits, "cpu"),
@@ -185,10 +172,10 @@ async def throughput(rounds: int) -> dict[str, Measurement]:
         rates: dict[str, list[float]] = {}
         for number in range(rounds + 1):
             seconds = {
-                "fp32": (await fp32.interval()).wall,
-                "chosen": (await chosen.interval()).wall,
-                "two": await _together(pair),
-                "loader": (await loader.interval()).wall,
+                "fp32": await _seconds(fp32.interval()),
+                "chosen": await _seconds(chosen.interval()),
+                "two": await _seconds(*(arm.interval() for arm in pair)),
+                "loader": await _seconds(loader.interval()),
             }
             if number > 0:  # the first is a warm-up
                 for name, taken in seconds.items():
@@ -202,10 +189,13 @@ async def throughput(rounds: int) -> dict[str, Measurement]:
     }
 
 
-async def _together(arms: Sequence[Arm]) -> float:
-    """Seconds until the last of them stands at the gate again."""
-    costs = await asyncio.gather(*(arm.interval() for arm in arms))
-    return max(cost.wall for cost in costs)
+async def _seconds(*intervals: Coroutine[Any, Any, None]) -> float:
+    """Wall time until the last of them has ended; then leaves time to send what is left."""
+    started = time.perf_counter()
+    await asyncio.gather(*intervals)
+    taken = time.perf_counter() - started
+    await asyncio.sleep(SETTLE_S)
+    return taken
 
 
 def _measured(pairs: Sequence[tuple[Cost, Cost]], what: str) -> Measurement:

@@ -1,24 +1,13 @@
 """A reference loop in a process of its own, which computes an interval when it is told to.
 
-The process reads a line and writes one for each interval: its seconds of wall and CPU time.
+The process reads a line and writes one for each interval.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an interval cost, in seconds."""
-
-    wall: float
-    cpu: float
 
 
 class Reference:
@@ -43,13 +32,19 @@ class Reference:
             raise RuntimeError(f"{module} ended with status {await process.wait()}")
         return cls(process, description)
 
-    async def interval(self) -> Cost:
+    def pids(self) -> Sequence[int]:
+        """The process."""
+        return [self._process.pid]
+
+    computing_pids = pids
+
+    async def interval(self) -> None:
         """Lets it compute one interval."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
-        line = await self._process.stdout.readline()
-        return Cost(**json.loads(line))
+        if not await self._process.stdout.readline():
+            raise RuntimeError(f"the reference ended with status {await self._process.wait()}")
 
     async def close(self) -> None:
         """Ends the process."""
@@ -62,7 +57,5 @@ def answer(description: str, interval: Callable[[], object]) -> None:
     """The process, from inside: computes an interval for every line, to the end of the input."""
     print(description, flush=True)
     for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
         interval()
-        cost = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        print(json.dumps(cost), flush=True)
+        print(flush=True)
