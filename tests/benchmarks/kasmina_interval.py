@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,17 @@ class Arm:
         self._gate.let_go(self.run_id, act)
         await self._gate.arrival(self.run_id)
 
+    async def end(self) -> None:
+        """Cancels the run."""
+        async with Trainer(self._stack.addresses["kasmina"]) as trainer:
+            await trainer.cancel(self.run_id)
+            self._gate.let_go(self.run_id)
+            async for _ in trainer.watch(self.run_id):
+                pass
+
     def pids(self) -> Sequence[int]:
         """The service and its workers."""
         return [self._service, *children(self._service)]
-
-    def computing_pids(self) -> Sequence[int]:
-        """The workers: the service sends what a step has left while others compute."""
-        return children(self._service)
 
     async def precision(self) -> str:
         """What it computes with."""
@@ -130,28 +135,53 @@ async def gated_kasmina(**environment: str) -> AsyncIterator[tuple[Stack, Gate]]
 
 
 async def attaching(pairs: int) -> dict[str, Measurement]:
-    """What slots, telemetry and decisions cost beside a bare loop: pairs of intervals in turns."""
+    """What slots, telemetry and decisions cost beside a bare loop: pairs of intervals in turns.
+
+    Each pair is of processes that have just been started: where their memory happens to lie makes
+    an interval a hundredth cheaper or dearer, for as long as a process lives.
+    """
+    waits: list[tuple[Cost, Cost]] = []
     async with gated_kasmina(LEYLINE_KASMINA_THREADS="1") as (stack, gate):
-        arm = Arm(stack, gate, "beside-bare-loop")
-        await arm.start(PRECISION_FP32)
-        bare = await Reference.start("tests.benchmarks.bare_loop")
-
-        async def paired(count: int, act: Act | None = None) -> list[tuple[Cost, Cost]]:
-            acts = [act] + [None] * (count - 1)
-            return [await in_turns((arm, arm.interval(it)), (bare, bare.interval())) for it in acts]
-
-        await paired(1)
-        waits = await paired(pairs)
-        await paired(1, (ACTION_TYPE_GERMINATE, SLOT))
-        trains = await paired(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
-        blends = await paired(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
-        await bare.close()
+        for number in range(pairs):
+            pair = Pair(
+                Arm(stack, gate, f"beside-bare-loop-{number}"),
+                await Reference.start("tests.benchmarks.bare_loop"),
+            )
+            await pair.arm.start(PRECISION_FP32)
+            await pair.intervals(1)
+            waits += await pair.intervals(1)
+            if number == pairs - 1:
+                await pair.intervals(1, (ACTION_TYPE_GERMINATE, SLOT))
+                trains = await pair.intervals(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+                blends = await pair.intervals(SEED_REPETITIONS, (ACTION_TYPE_ADVANCE, SLOT))
+            await pair.end()
     return {
         "attached_cpu": _measured(waits, "cpu"),
         "attached_wall": _measured(waits, "wall"),
         "training_seed_cpu": _measured(trains, "cpu"),
         "blending_seed_cpu": _measured(blends, "cpu"),
     }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A trainer and the bare loop."""
+
+    arm: Arm
+    bare: Reference
+
+    async def intervals(self, count: int, act: Act | None = None) -> list[tuple[Cost, Cost]]:
+        """Has both compute intervals in turns; the first of them begins with the act."""
+        acts = [act] + [None] * (count - 1)
+        return [
+            await in_turns((self.arm, self.arm.interval(it)), (self.bare, self.bare.interval()))
+            for it in acts
+        ]
+
+    async def end(self) -> None:
+        """Ends both processes."""
+        await self.arm.end()
+        await self.bare.close()
 
 
 async def throughput(rounds: int) -> dict[str, Measurement]:

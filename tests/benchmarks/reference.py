@@ -36,8 +36,6 @@ class Reference:
         """The process."""
         return [self._process.pid]
 
-    computing_pids = pids
-
     async def interval(self) -> None:
         """Lets it compute one interval."""
         assert self._process.stdin is not None

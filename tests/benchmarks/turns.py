@@ -1,8 +1,8 @@
 """What computing costs: alone, or beside something else that takes turns with it.
 
 How fast a machine is changes from second to second with what its neighbours do. So two arms of a
-comparison compute at the same time, on one core, a tenth of a second each in turn: what hits one of
-them hits the other.
+comparison compute at the same time, on one core, a quarter of a second each in turn: what hits one
+of them hits the other.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-TURN_S = 0.1
-"""Long beside what it takes to fill a core's caches again, short beside an interval."""
+TURN_S = 0.25
+"""Long beside what it takes to stop every thread and to fill a core's caches again."""
 SETTLE_S = 0.5
 """Until what an interval leaves to be sent is sent, too."""
 _CORE = 0
@@ -37,11 +37,7 @@ class Arm(Protocol):
     """Something that computes in processes of its own."""
 
     def pids(self) -> Sequence[int]:
-        """All its processes: their CPU time is its cost."""
-        ...
-
-    def computing_pids(self) -> Sequence[int]:
-        """Those of them that stand still while it is not its turn."""
+        """Its processes: their CPU time is its cost, and they stand still in the other's turn."""
         ...
 
 
@@ -97,12 +93,12 @@ def _cpu_of(arm: Arm) -> float:
 
 
 def _pin(arm: Arm) -> None:
-    for pid in arm.computing_pids():
+    for pid in arm.pids():
         for thread in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {_CORE})
 
 
 def _send(arm: Arm, what: signal.Signals) -> None:
-    for pid in arm.computing_pids():
+    for pid in arm.pids():
         with contextlib.suppress(ProcessLookupError):  # it ended in its turn
             os.kill(pid, what)
