@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leyline.observation import slot_order, vectorize
+from leyline.observation import Vectorizer, slot_order
 from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.transition_pb2 import Decider, ExecutionResult, Transition
@@ -48,8 +48,9 @@ class Trajectory:
 def trajectory(steps: Sequence[Transition], spec: ObservationSpec, reward: Reward) -> Trajectory:
     """The arrays of an episode, given all its steps in order."""
     log_probs = [_behaviour_log_prob(step) for step in steps]
+    vector = Vectorizer(spec)
     return Trajectory(
-        observations=np.stack([vectorize(step.snapshot, spec) for step in steps]),
+        observations=np.stack([vector(step.snapshot) for step in steps]),
         action_types=np.array(
             [step.decision.action_type - ActionType.ACTION_TYPE_WAIT for step in steps]
         ),

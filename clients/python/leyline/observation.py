@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.descriptor import Descriptor
 from numpy.typing import NDArray
 
 from leyline.v1.observation_pb2 import (
@@ -213,70 +214,100 @@ def slot_order(snapshot: MultiSlotSnapshot) -> tuple[str, ...]:
     return tuple(slot.slot_id for slot in _by_depth(snapshot))
 
 
+class Vectorizer:
+    """A spec, ready to make vectors: what it says is looked up once, not for every snapshot."""
+
+    def __init__(self, spec: ObservationSpec) -> None:
+        """Take any spec.
+
+        Raises:
+            BadSpec: a feature names a field that the message does not have, or that holds no
+                number.
+        """
+        self._snapshot = [_reader(MultiSlotSnapshot.DESCRIPTOR, it) for it in spec.global_features]
+        self._slot = [_reader(SlotReading.DESCRIPTOR, it) for it in spec.slot_features]
+
+    def __call__(self, snapshot: MultiSlotSnapshot) -> NDArray[np.float32]:
+        """Return what a policy's network sees of a snapshot.
+
+        Args:
+            snapshot: a valid one, as it comes out of a service's validation.
+
+        Returns:
+            float32 `(vector_length(spec, len(snapshot.slots)),)`: the global features, then each
+            slot's, by depth. Finite: each lies between its feature's bounds or is its unset value.
+        """
+        values = [read(snapshot) for read in self._snapshot]
+        for slot in _by_depth(snapshot):
+            values += [read(slot) for read in self._slot]
+        return np.array(values, dtype=np.float64).astype(np.float32)
+
+
 def vectorize(snapshot: MultiSlotSnapshot, spec: ObservationSpec) -> NDArray[np.float32]:
-    """Return what a policy's network sees of a snapshot.
-
-    Args:
-        snapshot: a valid one, as it comes out of a service's validation.
-        spec: any spec.
-
-    Returns:
-        float32 `(vector_length(spec, len(snapshot.slots)),)`: the global features, then each
-        slot's, by depth. Finite: each lies between its feature's bounds or is its unset value.
+    """Return what a policy's network sees of one snapshot; for many, keep a `Vectorizer`.
 
     Raises:
-        BadSpec: a feature names a field that the message does not have, or that holds no number.
+        BadSpec: as `Vectorizer`.
     """
-    values = [_value(snapshot, feature) for feature in spec.global_features]
-    for slot in _by_depth(snapshot):
-        values.extend(_value(slot, feature) for feature in spec.slot_features)
-    return np.array(values, dtype=np.float64).astype(np.float32)
+    return Vectorizer(spec)(snapshot)
 
 
 def _by_depth(snapshot: MultiSlotSnapshot) -> list[SlotReading]:
     return sorted(snapshot.slots, key=lambda slot: slot.depth)
 
 
-def _value(message: MultiSlotSnapshot | SlotReading, feature: FeatureSpec) -> float:
-    """Return one number of the vector, in double precision."""
+def _reader(message: Descriptor, feature: FeatureSpec) -> Callable[[Any], float]:
+    """Return a function from a message to one number of the vector, in double precision."""
+    unset, name, age = feature.unset_value, feature.field, feature.age
     if feature.scaling == SCALING_RESERVED:
-        return feature.unset_value
-    measured = _measured(message, feature)
-    if measured is None:
-        return feature.unset_value
-    return min(max(_scaled(measured, feature), feature.lower), feature.upper)
-
-
-def _measured(message: MultiSlotSnapshot | SlotReading, feature: FeatureSpec) -> float | None:
-    """Return what the message says, None where it was not measured."""
-    field = message.DESCRIPTOR.fields_by_name.get(feature.field)
+        return lambda message: unset
+    field = message.fields_by_name.get(name)
     if (
         field is None
         or field.message_type is not None
         or field.type in (field.TYPE_STRING, field.TYPE_BYTES)
     ):
         raise BadSpec(
-            f'feature "{feature.name}" wants field "{feature.field}", '
-            f"and {message.DESCRIPTOR.name} has no number of that name"
+            f'feature "{feature.name}" wants field "{name}", '
+            f"and {message.name} has no number of that name"
         )
-    value: Any = getattr(message, feature.field)
-    if isinstance(value, int | float):
-        if feature.age:
-            raise BadSpec(f'feature "{feature.name}" gives an age of "{feature.field}", one number')
-        if field.has_presence and not message.HasField(feature.field):  # type: ignore[arg-type]
-            return None
-        return float(value)
-    if not feature.age:
-        raise BadSpec(f'feature "{feature.name}" gives no age of "{feature.field}", a list')
-    return float(value[-feature.age]) if feature.age <= len(value) else None
+    if age and not field.is_repeated:
+        raise BadSpec(f'feature "{feature.name}" gives an age of "{name}", one number')
+    if field.is_repeated and not age:
+        raise BadSpec(f'feature "{feature.name}" gives no age of "{name}", a list')
+    clipped = _clipped(_scaled(feature), feature)
+
+    def aged(message: Any) -> float:
+        values = getattr(message, name)
+        return clipped(values[-age]) if age <= len(values) else unset
+
+    def measured(message: Any) -> float:
+        return clipped(getattr(message, name)) if message.HasField(name) else unset
+
+    def always(message: Any) -> float:
+        return clipped(getattr(message, name))
+
+    if field.is_repeated:
+        return aged
+    return measured if field.has_presence else always
 
 
-def _scaled(measured: float, feature: FeatureSpec) -> float:
-    x = measured - feature.offset
+def _clipped(scaled: Callable[[float], float], feature: FeatureSpec) -> Callable[[float], float]:
+    offset, lower, upper = feature.offset, feature.lower, feature.upper
+
+    def clipped(value: float) -> float:
+        y = scaled(value - offset)
+        return lower if y < lower else upper if y > upper else y
+
+    return clipped
+
+
+def _scaled(feature: FeatureSpec) -> Callable[[float], float]:
+    scale = feature.scale
     if feature.scaling == SCALING_LINEAR:
-        return x / feature.scale
+        return lambda x: x / scale
     if feature.scaling == SCALING_LOG1P:
-        return math.log1p(max(x, 0.0)) / feature.scale
+        return lambda x: math.log1p(max(x, 0.0)) / scale
     if feature.scaling == SCALING_SYMLOG:
-        return math.copysign(math.log1p(abs(x)), x) / feature.scale
+        return lambda x: math.copysign(math.log1p(abs(x)), x) / scale
     raise BadSpec(f'feature "{feature.name}" has scaling {feature.scaling}, which nobody defined')
