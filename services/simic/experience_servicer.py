@@ -93,7 +93,7 @@ class ExperienceServicer(ExperienceServiceServicer):
         while (page := await asyncio.to_thread(next, pages, None)) is not None:
             for record in page:
                 yield record
-            async with self._drain.interrupting():
+            with self._drain.interrupting():
                 # A reader may take hours; a drain must not wait for it.
                 await asyncio.sleep(0)
 

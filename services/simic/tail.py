@@ -48,9 +48,9 @@ async def follow(
         if last and not events:
             return
         if not events:
-            async with drain.interrupting():
+            with drain.interrupting():
                 await heard(ring, poll_s)
         elif drain.begun:
             # Let the next wait say so: a reader far behind must not hold the drain up.
-            async with drain.interrupting():
+            with drain.interrupting():
                 pass

@@ -33,9 +33,8 @@ async def test_a_stream_that_waits_is_interrupted_and_keeps_what_it_had() -> Non
 async def test_nothing_starts_to_wait_once_the_drain_has_begun() -> None:
     drain = Drain()
     drain.begin()
-    with pytest.raises(LeylineError, match="shutting down"):
-        async with drain.interrupting():
-            pytest.fail("the block was entered")
+    with pytest.raises(LeylineError, match="shutting down"), drain.interrupting():
+        pytest.fail("the block was entered")
 
 
 async def test_a_stream_that_ends_by_itself_ends_without_an_error() -> None:
@@ -50,7 +49,7 @@ async def test_every_waiting_stream_is_interrupted() -> None:
     drain = Drain()
 
     async def watch() -> None:
-        async with drain.interrupting():
+        with drain.interrupting():
             await asyncio.Event().wait()
 
     watchers = [asyncio.ensure_future(watch()) for _ in range(20)]
@@ -64,7 +63,7 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     drain = Drain()
 
     async def watch() -> None:
-        async with drain.interrupting():
+        with drain.interrupting():
             await asyncio.Event().wait()
 
     watcher = asyncio.ensure_future(watch())
@@ -75,9 +74,8 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
 
 
 async def test_somebody_elses_timeout_is_not_taken_for_the_drain() -> None:
-    with pytest.raises(TimeoutError):
-        async with Drain().interrupting():
-            raise TimeoutError
+    with pytest.raises(TimeoutError), Drain().interrupting():
+        raise TimeoutError
 
 
 async def test_the_drain_wakes_whoever_waits_for_it() -> None:
