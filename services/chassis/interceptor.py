@@ -17,12 +17,12 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from chassis import validation
 from chassis.channel import REQUEST_ID_KEY
 from chassis.drain import Drain
-from chassis.errors import ErrorCode, LeylineError
+from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.logging import REQUEST_ID, get_logger
 from chassis.status import DETAILS_KEY, to_status
 
@@ -32,6 +32,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 # What may stand in a log line and a header without being quoted.
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_NO_MESSAGE = object()
 
 _log = get_logger(__name__)
 
@@ -79,7 +81,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return make(
             stream if handler.response_streaming else respond,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -87,12 +89,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Give the request, or the stream of requests, validated."""
         if handler.request_streaming:
             return self._incoming_stream(request)
-        validation.check(request)
+        _check(request)
         return request
 
     async def _incoming_stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
         async for request in self._drain.cut(requests):
-            validation.check(request)
+            _check(request)
             yield request
 
     @asynccontextmanager
@@ -136,6 +138,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             limit = f"{self._default_deadline_s:g}"
             raise LeylineError(ErrorCode.DEADLINE_EXCEEDED, limit_s=limit) from None
+
+
+def _lenient(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Make an object of bytes that are no message, for the call to refuse: gRPC says INTERNAL."""
+    if parse is None:
+        return None
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _NO_MESSAGE
+
+    return parsed
+
+
+def _check(request: Any) -> None:
+    if request is _NO_MESSAGE:
+        problem = "the bytes of the request are no message of the type that this method takes"
+        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=(Violation("", problem),))
+    validation.check(request)
 
 
 def _parts(handler: Handler) -> tuple[Callable[..., Handler], Callable[..., Any]]:

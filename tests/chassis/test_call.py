@@ -213,6 +213,19 @@ async def test_every_message_of_a_client_stream_is_validated(start: Any) -> None
     assert [broken.field for broken in remote.violations] == ["items"]
 
 
+async def test_bytes_that_are_no_message_are_the_clients_mistake(start: Any) -> None:
+    _, channel = await start(_fails(LeylineError(ErrorCode.SHUTTING_DOWN)))
+    bytes_of_no_message = b"\x0a\xff"
+    registry = "/leyline.v1.PolicyRegistryService"
+    alone = channel.unary_unary(f"{registry}/GetPolicy")(bytes_of_no_message)
+    in_a_stream = channel.stream_unary(f"{registry}/RegisterPolicy")(iter([bytes_of_no_message]))
+    for call in (alone, in_a_stream):
+        remote = await _refused(call)
+        assert remote.error_code is ErrorCode.INVALID_ARGUMENT
+        (violation,) = remote.violations
+        assert "no message" in violation.description
+
+
 async def test_a_servicer_may_write_its_responses_instead_of_yielding_them(start: Any) -> None:
     async def download(_request: Any, context: Context) -> None:
         for offset in range(3):
