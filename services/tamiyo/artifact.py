@@ -18,12 +18,11 @@ import numpy as np
 import onnxruntime
 
 from chassis.validation import violations
-from leyline.observation import BadSpec, fingerprint, vector_length, vectorize
+from leyline.observation import BadSpec, Vectorizer, fingerprint, vector_length
 from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
-from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading
 from tamiyo.outputs import Float32, Outputs
 
-BATCH_ROWS = 32
+BATCH_ROWS = 8
 GOLDEN_TOLERANCE = 1e-4
 """Largest admitted difference to a golden output, absolute where it is below 1, else relative.
 
@@ -129,9 +128,8 @@ class Artifact:
                 Refusal.FINGERPRINT_MISMATCH,
                 f"its observation spec says fingerprint {spec.fingerprint}, and has {computed}",
             )
-        probe = MultiSlotSnapshot(slots=[SlotReading(slot_id="probe")])
         try:
-            vectorize(probe, spec)
+            Vectorizer(spec)
         except BadSpec as error:
             raise self._refused(Refusal.OBSERVATION_SPEC_UNSUPPORTED, str(error)) from error
 

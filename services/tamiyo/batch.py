@@ -1,7 +1,10 @@
 """Decisions in batches: one forward pass over everything that waits, from whatever stream.
 
-While a batch is computed, in a thread of its own, queries gather; they are the next batch. So a
-lonely query waits for nobody, and under load batches grow by themselves.
+While a batch is computed, queries gather; they are the next batch. So a lonely query waits for
+nobody, and under load batches grow by themselves.
+
+A policy that answers in less time than it takes to hand a batch to a thread and back is asked in
+the event loop's own; one that may take long, in a thread beside it.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 from chassis.errors import ErrorCode, LeylineError
 from leyline.v1.decision_pb2 import Decision, DecisionQuery
 from tamiyo.policy import Policy, decision_from
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class _Question:
     """A query, the policy version that it was resolved to, and where its answer goes."""
 
@@ -36,19 +39,25 @@ class DecisionBatcher:
     changes nothing for what waits already: a swap happens between two batches.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Let at most ``limit`` queries wait while a batch is computed."""
+    def __init__(self, limit: int, *, in_thread: bool) -> None:
+        """Make a batcher that is not at work yet.
+
+        Args:
+            limit: queries that may wait while a batch is computed.
+            in_thread: whether policies are asked in a thread beside the event loop.
+        """
         self._limit = limit
+        self._in_thread = in_thread
         self._waiting: list[_Question] = []
         self._unanswered: set[asyncio.Future[Decision]] = set()
-        self._arrival = asyncio.Event()
+        self._open = False
+        self._busy = False
         # One thread: an artifact takes one call at a time, and two would share the same cores.
         self._executor = ThreadPoolExecutor(1, "decisions")
-        self._work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Begin to answer."""
-        self._work = asyncio.create_task(self._answer_for_ever(), name="decision batches")
+        self._open = True
         return self
 
     async def __aexit__(
@@ -58,10 +67,7 @@ class DecisionBatcher:
         traceback: TracebackType | None,
     ) -> None:
         """Stop: what still waits is refused."""
-        work, self._work = self._work, None
-        if work is not None:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
+        self._open = False
         for answer in self._unanswered:
             if not answer.done():
                 answer.set_exception(LeylineError(ErrorCode.SHUTTING_DOWN))
@@ -76,7 +82,7 @@ class DecisionBatcher:
             LeylineError: QUEUE_FULL where too many are waiting; SHUTTING_DOWN; or what the policy
                 says about the query.
         """
-        if self._work is None:
+        if not self._open:
             raise LeylineError(ErrorCode.SHUTTING_DOWN)
         if len(self._waiting) >= self._limit:
             raise LeylineError(
@@ -85,41 +91,67 @@ class DecisionBatcher:
         question = _Question(policy, query)
         self._waiting.append(question)
         self._unanswered.add(question.answer)
-        self._arrival.set()
         try:
+            if not self._busy:
+                await self._lead(question)
             return await question.answer
         finally:
             self._unanswered.discard(question.answer)
 
-    async def _answer_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrival.wait()
-            self._arrival.clear()
-            # Whoever does not wait any longer, past a deadline or gone, is not computed for.
-            batch = [question for question in self._waiting if not question.answer.done()]
-            self._waiting.clear()
-            for policy, questions in _by_policy(batch):
-                queries = [question.query for question in questions]
-                answers = await loop.run_in_executor(self._executor, _answer, policy, queries)
-                for question, answer in zip(questions, answers, strict=True):
-                    if question.answer.done():
-                        continue
-                    if isinstance(answer, Decision):
-                        question.answer.set_result(answer)
-                    else:
-                        question.answer.set_exception(answer)
+    async def _lead(self, question: _Question) -> None:
+        """Begin a batch with all that arrives in this turn of the event loop."""
+        self._busy = True
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            question.answer.cancel()
+            raise
+        finally:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Take all that waits as one batch."""
+        # Whoever does not wait any longer, past a deadline or gone, is not computed for.
+        batch = _by_policy([it for it in self._waiting if not it.answer.done()])
+        self._waiting.clear()
+        if self._in_thread and batch:
+            answering = asyncio.get_running_loop().run_in_executor(self._executor, _answers, batch)
+            answering.add_done_callback(lambda done: self._end(batch, done.result()))
+        else:
+            self._end(batch, _answers(batch))
+
+    def _end(self, batch: Sequence[_Group], answers: Sequence[_Answers]) -> None:
+        """Tell everybody, and begin the next batch where others have come meanwhile."""
+        for (_, questions), answered in zip(batch, answers, strict=True):
+            for question, answer in zip(questions, answered, strict=True):
+                if question.answer.done():
+                    continue
+                if isinstance(answer, Decision):
+                    question.answer.set_result(answer)
+                else:
+                    question.answer.set_exception(answer)
+        self._busy = bool(self._waiting)
+        if self._busy:
+            asyncio.get_running_loop().call_soon(self._begin)
 
 
-def _by_policy(batch: Sequence[_Question]) -> list[tuple[Policy, list[_Question]]]:
+_Group: TypeAlias = tuple[Policy, list[_Question]]
+_Answers: TypeAlias = Sequence[Decision | Exception]
+
+
+def _by_policy(questions: Sequence[_Question]) -> list[_Group]:
     """Group by the policy object; two of one version would be two groups, and agree."""
-    groups: dict[int, tuple[Policy, list[_Question]]] = {}
-    for question in batch:
+    groups: dict[int, _Group] = {}
+    for question in questions:
         groups.setdefault(id(question.policy), (question.policy, []))[1].append(question)
     return list(groups.values())
 
 
-def _answer(policy: Policy, queries: Sequence[DecisionQuery]) -> list[Decision | Exception]:
+def _answers(batch: Sequence[_Group]) -> list[_Answers]:
+    return [_answer(policy, [it.query for it in questions]) for policy, questions in batch]
+
+
+def _answer(policy: Policy, queries: Sequence[DecisionQuery]) -> _Answers:
     """Ask a policy; where that fails, one by one, so that only the culprit gets the error."""
     try:
         choices = policy.decide(queries)

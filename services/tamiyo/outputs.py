@@ -25,14 +25,6 @@ class Outputs:
     slot_logits: Float32
     value: Float32
 
-    def is_finite(self, row: int) -> bool:
-        """Whether everything that was said to one observation is a finite number."""
-        return bool(
-            np.isfinite(self.type_logits[row]).all()
-            and np.isfinite(self.slot_logits[row]).all()
-            and np.isfinite(self.value[row])
-        )
-
     def rows(self, selection: Sequence[int] | slice) -> Outputs:
         """Return some of the rows."""
         return Outputs(

@@ -143,7 +143,7 @@ def serve(
     flags = vars(parser.parse_args(argv))
 
     async def run(settings: PolicySettings) -> None:
-        await serve_versions(settings, introduction, BuiltInVersions(served))
+        await serve_versions(settings, introduction, BuiltInVersions(served), in_thread=True)
 
     code = process.main(served.name, lambda: load(PolicySettings, **flags), run)
     if code != process.ExitCode.OK:

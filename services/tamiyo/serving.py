@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 
 from chassis.server import Server
@@ -17,21 +18,32 @@ async def serve_versions(
     settings: PolicySettings,
     introduction: Introduction,
     versions: BuiltInVersions | LearnedVersions,
+    *,
+    in_thread: bool = False,
 ) -> None:
     """Serve until the task is cancelled; then drain.
+
+    Args:
+        settings: where and how.
+        introduction: what the server says of its policy.
+        versions: what decides.
+        in_thread: whether it may take so long that it must not hold up the event loop.
 
     Raises:
         StartupError: the address cannot be used.
     """
     server = Server(settings, [SERVICE])
     # The batches outlive the server, so that draining calls still get their answers.
-    async with DecisionBatcher(settings.queue_size) as batcher:
+    async with DecisionBatcher(settings.queue_size, in_thread=in_thread) as batcher:
         servicer = PolicyServicer(introduction, versions, batcher)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
         async with server:
             if isinstance(versions, LearnedVersions):
                 server.set_not_serving("no version of the policy has been loaded yet")
                 await versions.ready.wait()
+            # What was imported lives as long as the process: no collection need look at it again.
+            gc.collect()
+            gc.freeze()
             await server.serve()
 
 

@@ -96,14 +96,6 @@ def test_a_graph_that_mixes_its_rows_is_evaluated_row_by_row() -> None:
         assert same_bits(together.rows([row]), artifact.evaluate(observations[row : row + 1]))
 
 
-def test_outputs_that_are_not_finite_are_told_from_those_that_are() -> None:
-    outputs = ARTIFACT.evaluate(NETWORK.observations(2))
-    assert outputs.is_finite(0)
-    outputs.slot_logits[1, 2, 0] = np.nan
-    assert outputs.is_finite(0)
-    assert not outputs.is_finite(1)
-
-
 def test_a_truncated_artifact_is_refused() -> None:
     refused = refusal(Version(VERSION.manifest, VERSION.data[:-1]))
     assert refused.reason is Refusal.ARTIFACT_CORRUPT

@@ -71,7 +71,7 @@ async def ask(
 
 async def test_whatever_waits_is_decided_in_one_batch_and_everybody_gets_the_own_answer() -> None:
     policy = Gated()
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         first = await busy(policy, batcher)
         others = await ask(policy, batcher, range(1, 41))
         policy.gate.set()
@@ -79,13 +79,13 @@ async def test_whatever_waits_is_decided_in_one_batch_and_everybody_gets_the_own
     assert policy.batches == [[0], list(range(1, 41))]
     ids = [decision.decision_id for decision in decisions]
     assert len(set(ids)) == 41
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         assert (await batcher.decide(policy, query(17))).decision_id == ids[17]
 
 
 async def test_too_many_waiting_is_said_at_once_and_those_who_wait_are_answered() -> None:
     policy = Gated()
-    async with DecisionBatcher(limit=3) as batcher:
+    async with DecisionBatcher(limit=3, in_thread=True) as batcher:
         first = await busy(policy, batcher)
         waiting = await ask(policy, batcher, [1, 2, 3])
         with pytest.raises(LeylineError) as caught:
@@ -100,7 +100,7 @@ async def test_too_many_waiting_is_said_at_once_and_those_who_wait_are_answered(
 async def test_a_query_keeps_the_version_that_it_came_with_whatever_comes_after_it() -> None:
     old, new = Gated("old"), Gated("new")
     new.gate.set()
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         first = await busy(old, batcher)
         mixed = await ask(old, batcher, [1]) + await ask(new, batcher, [2])
         mixed += await ask(old, batcher, [3])
@@ -114,7 +114,7 @@ async def test_a_query_keeps_the_version_that_it_came_with_whatever_comes_after_
 
 async def test_a_query_that_the_policy_fails_on_spoils_no_other() -> None:
     policy = Gated(poison=2)
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         first = await busy(policy, batcher)
         others = await ask(policy, batcher, [1, 2, 3])
         policy.gate.set()
@@ -124,7 +124,7 @@ async def test_a_query_that_the_policy_fails_on_spoils_no_other() -> None:
 
 async def test_for_who_has_gone_nothing_is_computed() -> None:
     policy = Gated()
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         first = await busy(policy, batcher)
         stays, goes = await ask(policy, batcher, [1, 2])
         goes.cancel()
@@ -136,7 +136,7 @@ async def test_for_who_has_gone_nothing_is_computed() -> None:
 
 async def test_what_waits_at_the_end_is_told_so() -> None:
     policy = Gated()
-    async with DecisionBatcher(limit=100) as batcher:
+    async with DecisionBatcher(limit=100, in_thread=True) as batcher:
         first = await busy(policy, batcher)
         (waiting,) = await ask(policy, batcher, [1])
         asyncio.get_running_loop().call_later(0.05, policy.gate.set)
@@ -146,3 +146,30 @@ async def test_what_waits_at_the_end_is_told_so() -> None:
         assert caught.value.code is ErrorCode.SHUTTING_DOWN
     with pytest.raises(LeylineError):
         await batcher.decide(policy, query(5))
+
+
+async def test_in_the_event_loop_what_arrives_together_is_decided_together() -> None:
+    policy = Gated(poison=7)
+    policy.gate.set()
+    async with DecisionBatcher(limit=100, in_thread=False) as batcher:
+        tasks = await ask(policy, batcher, range(8))
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Decision] * 7 + [Poison]
+        assert policy.batches[0] == list(range(8))
+        (later,) = await ask(policy, batcher, [9])
+        await later
+    assert policy.batches[-1] == [9]
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+async def test_whoever_goes_first_takes_nobody_along(in_thread: bool) -> None:
+    policy = Gated()
+    policy.gate.set()
+    async with DecisionBatcher(limit=100, in_thread=in_thread) as batcher:
+        first, *others = await ask(policy, batcher, range(4))
+        first.cancel()
+        decisions = await asyncio.gather(*others)
+        assert policy.batches == [[1, 2, 3]]
+        assert len({decision.decision_id for decision in decisions}) == 3
+        with pytest.raises(asyncio.CancelledError):
+            await first

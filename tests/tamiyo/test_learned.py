@@ -176,7 +176,7 @@ async def test_an_answer_that_is_no_number_is_an_error_for_that_query_alone() ->
         # Every measured value of these is at least 0; what was not measured stands below it.
         _measure_everything(asked.snapshot)
     queries[2].snapshot.ClearField("train_loss")
-    async with DecisionBatcher(limit=10) as batcher:
+    async with DecisionBatcher(limit=10, in_thread=False) as batcher:
         answers = await asyncio.gather(
             *(batcher.decide(policy, asked) for asked in queries), return_exceptions=True
         )

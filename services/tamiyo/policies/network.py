@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
-from leyline.observation import slot_order, vectorize
+from leyline.observation import Vectorizer, slot_order
 from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.observation_pb2 import ObservationSpec
 from tamiyo.outputs import Float32, Outputs
@@ -50,11 +52,29 @@ class NetworkPolicy(ABC):
             by_slots.setdefault(len(query.snapshot.slots), []).append(index)
         choices: dict[int, Choice] = {}
         for indices in by_slots.values():
-            observations = np.stack([vectorize(queries[i].snapshot, self.spec) for i in indices])
+            observations = np.stack([self._vector(queries[i].snapshot) for i in indices])
             outputs = self.evaluate(observations)
             self._check_shapes(outputs, len(indices), len(queries[indices[0]].snapshot.slots))
-            for row, index in enumerate(indices):
-                choices[index] = self._draw(queries[index], outputs, row)
+            said = zip(
+                indices,
+                outputs.type_logits.tolist(),
+                outputs.slot_logits.tolist(),
+                outputs.value.tolist(),
+                strict=True,
+            )
+            for index, type_logits, slot_logits, value in said:
+                # No sum of so few float32 leaves the doubles: it is finite where all of them are.
+                if not math.isfinite(sum(type_logits) + sum(map(sum, slot_logits)) + value):
+                    raise self.unusable("its answer to this snapshot is not a finite number")
+                query = queries[index]
+                choices[index] = choose(
+                    type_logits,
+                    slot_logits,
+                    slot_order(query.snapshot),
+                    sampling_seed=query.sampling_seed,
+                    mode=query.mode,
+                    value=value,
+                )
         return [choices[index] for index in range(len(queries))]
 
     def _check_shapes(self, outputs: Outputs, rows: int, slots: int) -> None:
@@ -65,17 +85,9 @@ class NetworkPolicy(ABC):
             if given != shape:
                 raise self.unusable(f"{name} has shape {given}, wanted {shape}")
 
-    def _draw(self, query: DecisionQuery, outputs: Outputs, row: int) -> Choice:
-        if not outputs.is_finite(row):
-            raise self.unusable("its answer to this snapshot is not a finite number")
-        return choose(
-            outputs.type_logits[row].tolist(),
-            outputs.slot_logits[row].tolist(),
-            slot_order(query.snapshot),
-            sampling_seed=query.sampling_seed,
-            mode=query.mode,
-            value=float(outputs.value[row]),
-        )
+    @cached_property
+    def _vector(self) -> Vectorizer:
+        return Vectorizer(self.spec)
 
     def unusable(self, problem: str) -> Exception:
         """Return the error for an answer that is none."""
