@@ -11,6 +11,7 @@ import os
 import platform
 from pathlib import Path
 
+from tests.benchmarks.decisions import deciding, idle
 from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
 
@@ -26,7 +27,11 @@ async def measure(repetitions: int) -> dict[str, Measurement]:
     print(f"what it costs to be attached: {pairs} pairs of intervals, 8 minutes ...", flush=True)
     attached = await attaching(pairs)
     print(f"images a second: {rounds} rounds, 4 minutes ...", flush=True)
-    return attached | await throughput(rounds)
+    trained = await throughput(rounds)
+    print(f"decisions a second: {repetitions} rounds, 2 minutes ...", flush=True)
+    decided = await deciding(repetitions)
+    print(f"open streams: {repetitions} rounds, a minute ...", flush=True)
+    return attached | trained | decided | await idle(repetitions)
 
 
 def main() -> int:

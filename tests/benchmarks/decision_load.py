@@ -1,0 +1,87 @@
+"""Load for a policy server: streams that each ask again as soon as they are answered.
+
+    python -m tests.benchmarks.decision_load unix:/tmp/socket --streams 64 --seconds 3
+
+Prints one JSON object: decisions a second, and the latency's median and 99th percentile in
+milliseconds. Queries are serialised beforehand and answers stay bytes, so that this process has
+less to do for a decision than any server in Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Sequence
+
+import grpc
+from tests.tamiyo.queries import query
+
+from leyline.v1.policy_pb2 import StreamDecisionsRequest, StreamDecisionsResponse
+
+METHOD = "/leyline.v1.PolicyService/StreamDecisions"
+WARM_UP_S = 0.5
+STEPS = 40
+
+
+def episode(index: int) -> list[bytes]:
+    """The queries of one stream, again and again."""
+    return [
+        StreamDecisionsRequest(query=query(step, episode=index)).SerializeToString()
+        for step in range(STEPS)
+    ]
+
+
+async def ask(
+    channel: grpc.aio.Channel, queries: Sequence[bytes], begin: float, end: float
+) -> list[float]:
+    """Asks until the end; returns the latencies, in seconds, of what was asked after the begin."""
+    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHOD)()
+    latencies = []
+    asked = 0
+    answer: object = b""
+    while (now := time.perf_counter()) < end:
+        await call.write(queries[asked % len(queries)])
+        answer = await call.read()
+        asked += 1
+        if now >= begin:
+            latencies.append(time.perf_counter() - now)
+    # Looked at once, not each time: an error in a decision's place would be quick.
+    echoed = answer == queries[(asked - 1) % len(queries)]
+    if not isinstance(answer, bytes):
+        raise RuntimeError("the server ended the stream")
+    if not (echoed or StreamDecisionsResponse.FromString(answer).HasField("decision")):
+        raise RuntimeError("the server answers with errors")
+    await call.done_writing()
+    return latencies
+
+
+async def load(address: str, streams: int, seconds: float) -> dict[str, float]:
+    """Asks on so many streams at once, over one connection."""
+    episodes = [episode(index) for index in range(streams)]
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.channel_ready()
+        begin = time.perf_counter() + WARM_UP_S
+        asking = (ask(channel, queries, begin, begin + seconds) for queries in episodes)
+        latencies = [one for many in await asyncio.gather(*asking) for one in many]
+    cuts = statistics.quantiles(latencies, n=100)
+    return {
+        "per_second": len(latencies) / seconds,
+        "p50_ms": 1000 * cuts[49],
+        "p99_ms": 1000 * cuts[98],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("address")
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    print(json.dumps(asyncio.run(load(options.address, options.streams, options.seconds))))
+
+
+if __name__ == "__main__":
+    main()
