@@ -87,7 +87,7 @@ format: $(READY) ## Format the code, and mend what ruff can
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json
+bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json (quarter of an hour)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: study-baseline
