@@ -81,7 +81,7 @@ def main() -> None:
         scheduler.load_state_dict(checkpoint["scheduler"])
         torch.set_rng_state(checkpoint["random"])
         start = checkpoint["epoch"]
-        growth.load_state_dict(checkpoint["growth"])
+        growth.load_state_dict(checkpoint.get("growth"))
     for epoch in range(start, arguments.epochs):
         model.train()
         total = 0.0

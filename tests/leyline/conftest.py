@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = (sys.executable, "-m", "leyline.cli")
+COMMAND = (sys.executable, "-P", "-m", "leyline.cli")
 
 
 @dataclass
@@ -61,13 +61,14 @@ class Up:
 StartUp = Callable[..., Up]
 
 
-def start_up(directory: Path, arguments: Sequence[str] = ()) -> Up:
-    """Start `leyline up` on free ports."""
+def start_up(directory: Path, arguments: Sequence[str] = (), cwd: Path | None = None) -> Up:
+    """Start `leyline up` on free ports, from the folder that it is said to be in."""
     process = subprocess.Popen(
         [*COMMAND, "up", "--dir", str(directory), "--free-ports", "--quiet", "--json", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -81,8 +82,8 @@ def up(tmp_path: Path) -> Iterator[StartUp]:
     """Starts stacks of one's own; they end with the test."""
     started: list[Up] = []
 
-    def start(*arguments: str) -> Up:
-        started.append(start_up(tmp_path / str(len(started)), arguments))
+    def start(*arguments: str, cwd: Path | None = None) -> Up:
+        started.append(start_up(tmp_path / str(len(started)), arguments, cwd))
         return started[-1]
 
     yield start

@@ -50,6 +50,14 @@ def test_a_killed_service_serves_again_at_its_address(up: StartUp) -> None:
     assert {name for name in SERVICES if before[name] != after[name]} == {"tamiyo"}
 
 
+def test_a_folder_of_the_packages_name_is_not_taken_for_it(up: StartUp, tmp_path: Path) -> None:
+    # As where the project was cloned to.
+    (tmp_path / "leyline").mkdir()
+    (tmp_path / "kasmina").mkdir()
+    one = up("--policy", "wait", cwd=tmp_path)
+    assert set(one.service_pids()) == SERVICES
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_drains_all_services(up: StartUp, number: int) -> None:
     one = up("--policy", "wait")

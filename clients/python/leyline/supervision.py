@@ -69,14 +69,19 @@ class _Life:
     def has_listened(self) -> bool:
         return self.port_file.exists()
 
+    def end(self) -> str:
+        """How its process ended; circus tells no code where that was a signal."""
+        if self.exit_code is None:
+            return "ended by a signal"
+        return f"ended with exit code {self.exit_code}"
+
     def reason_to_give_up(self) -> str | None:
         """Why the service must not be started again, None where it may."""
-        ended = "" if self.exit_code is None else f" with exit code {self.exit_code}"
         if self.starts and not self.has_listened:
-            return f"ended{ended} before it could serve"
+            return f"{self.end()} before it could serve"
         recent = [start for start in self.starts if start > time.monotonic() - _RESTARTS_WITHIN_S]
         if len(recent) > _RESTARTS:
-            return f"ended{ended} for the {len(recent)}th time within {_RESTARTS_WITHIN_S:.0f} s"
+            return f"{self.end()} for the {len(recent)}th time within {_RESTARTS_WITHIN_S:.0f} s"
         return None
 
 
@@ -218,7 +223,7 @@ class Supervisor:
             service.name,
             shlex.quote(sys.executable),
             args=[
-                *("-m", "leyline.cli", "serve", service.name, "--listen", service.address),
+                *("-P", "-m", "leyline.cli", "serve", service.name, "--listen", service.address),
                 *("--port-file", str(life.port_file), *service.arguments),
             ],
             env=self._environment,
@@ -245,7 +250,7 @@ class Supervisor:
         life.port_file.unlink(missing_ok=True)
         life.starts.append(time.monotonic())
         if len(life.starts) > 1 and self._echo is not None:
-            self._echo(watcher.name, f"ended with exit code {life.exit_code}; started again")
+            self._echo(watcher.name, f"{life.end()}; started again")
         return True
 
     def _before_reap(self, watcher: Any, process_pid: int, **_: Any) -> None:

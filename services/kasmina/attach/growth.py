@@ -184,18 +184,23 @@ class Growth:
             "growth": self._model.state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Goes on with the episode of which `state_dict` was taken.
 
         The model and its optimiser are restored by the loop. Steps that were recorded already are
         not recorded again, and decisions that were taken are not asked for again.
 
         Raises:
-            AttachError: the episode is over, or of another run.
+            AttachError: the episode is over, or of another run; or there is no state.
             ValueError: the state has other slots, or it is after end().
         """
         if self._closed:
             raise ValueError("load_state_dict() after end()")
+        if state is None:
+            raise AttachError(
+                "the checkpoint has no state of growth: a loop that nothing was attached to has"
+                " saved it; take another file, or begin without it"
+            )
         if state["run_id"] != self._run_id:
             raise AttachError(
                 f"the state is of run {state['run_id']!r}, this one is {self._run_id!r}: attach"

@@ -26,6 +26,7 @@ class WorkerProcess:
         """A worker without an order yet: the seconds of its imports are over when one comes."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "kasmina.runs.worker",
             stdin=asyncio.subprocess.PIPE,

@@ -186,7 +186,7 @@ def test_an_episode_that_was_ended_is_not_resumed(neighbours: Neighbours, tmp_pa
         resumed(neighbours, tmp_path, kept)
 
 
-def test_a_state_of_another_run_or_of_other_slots_is_refused(
+def test_a_state_of_another_run_or_of_other_slots_or_none_is_refused(
     neighbours: Neighbours, tmp_path: Path
 ) -> None:
     _, growth = begun(neighbours, tmp_path)
@@ -196,6 +196,8 @@ def test_a_state_of_another_run_or_of_other_slots_is_refused(
     growth = other.attached(neighbours, tmp_path, run_id="yours", options=OPTIONS)
     with pytest.raises(AttachError, match="is of run 'mine', this one is 'yours': attach with"):
         growth.load_state_dict(state)
+    with pytest.raises(AttachError, match="a loop that nothing was attached to has saved it"):
+        growth.load_state_dict(None)
     state["run_id"] = "yours"
     state["growth"]["slots"][1]["slot_id"] = "late"
     with pytest.raises(ValueError, match="the state has the slots slot-0, late; the model has"):

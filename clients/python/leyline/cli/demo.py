@@ -117,7 +117,7 @@ async def _services(directory: Path) -> AsyncIterator[Addresses]:
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "leyline.cli", "up", "--dir", str(directory)),
+        *(sys.executable, "-P", "-m", "leyline.cli", "up", "--dir", str(directory)),
         *("--policy", "learned", "--free-ports", "--quiet", "--json"),
         stdout=asyncio.subprocess.PIPE,
         env={**computing, **supervised_environment()},
