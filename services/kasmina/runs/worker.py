@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -32,7 +33,7 @@ from kasmina.runs.episode import Episode, EpisodeSetting
 from kasmina.runs.introducer import Introducer
 from kasmina.runs.journal import Journal
 from kasmina.runs.plan_decider import PlanDecider
-from kasmina.runs.preparation import prepare
+from kasmina.runs.preparation import Preparation, prepare
 from kasmina.runs.remote_decider import Neighbours, RemoteDecider
 from kasmina.runs.run_control import RunAbandoned, RunCancelled, RunControl, RunFailed
 from kasmina.runs.run_log import RunRecord
@@ -50,6 +51,7 @@ from leyline.v1.transition_pb2 import TERMINATION_ABANDONED, Termination
 _log = get_logger(__name__)
 
 _PREDECESSOR_PATIENCE_S = 30.0
+_DATA_POLL_S = 1.0
 _WITHOUT_CHECKPOINT = (
     "The run cannot go on without it. Its completed steps and ended episodes are kept; look after"
     " the disk, and start a run of the same specification under another name"
@@ -138,7 +140,7 @@ class Worker:
         threads = self._settings.worker_threads if run.compute is None else run.compute.threads
         torch.set_num_threads(threads)
         device = _device(self._settings.device, self._order.number)
-        prepared = prepare(run, self._settings, self._journal, self._control, device, threads)
+        prepared = self._prepared(run, device, threads)
         with BackgroundLoop() as loop:
             setting = EpisodeSetting(
                 run_id=run.run_id,
@@ -152,6 +154,25 @@ class Worker:
             for episode_index in range(prepared.spec.episodes):
                 bind_call(run_id=run.run_id, episode=episode_index)
                 Episode(setting, episode_index).play()
+
+    def _prepared(self, run: RunRecord, device: str, threads: int) -> Preparation:
+        """The run, ready to be played. One that has begun waits for its data as for room on a disk:
+        a folder that is not there, or a service that was started without its setting, must not
+        cost what was trained.
+        """
+        while True:
+            try:
+                prepared = prepare(
+                    run, self._settings, self._journal, self._control, device, threads
+                )
+            except DatasetError as error:
+                if run.compute is None:
+                    raise
+                self._control.pause(str(error))
+                time.sleep(_DATA_POLL_S)
+            else:
+                self._control.go_on()
+                return prepared
 
     def _decider(self, spec: RunSpec, loop: BackgroundLoop, *, driven: bool) -> Decider:
         settings, line = self._settings, self._line
