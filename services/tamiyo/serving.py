@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from pathlib import Path
 
 from chassis.server import Server
@@ -41,9 +40,6 @@ async def serve_versions(
             if isinstance(versions, LearnedVersions):
                 server.set_not_serving("no version of the policy has been loaded yet")
                 await versions.ready.wait()
-            # What was imported lives as long as the process: no collection need look at it again.
-            gc.collect()
-            gc.freeze()
             await server.serve()
 
 
