@@ -23,7 +23,7 @@ from leyline.v1.policy_pb2 import (
     StreamDecisionsRequest,
     StreamDecisionsResponse,
 )
-from leyline.v1.snapshot_pb2 import MultiSlotSnapshot
+from leyline.v1.snapshot_pb2 import STAGE_DORMANT, STAGE_UNSPECIFIED, MultiSlotSnapshot
 
 
 class NeverHealthy(Implementation):
@@ -219,8 +219,9 @@ class UnsetIsDormant(Implementation):
 
     def validate(self, query: DecisionQuery) -> None:
         for slot in query.snapshot.slots:
-            slot.stage = slot.stage or 1  # type: ignore[assignment]
-            slot.has_seed = slot.stage != 1
+            if slot.stage == STAGE_UNSPECIFIED:
+                slot.stage = STAGE_DORMANT
+            slot.has_seed = slot.stage != STAGE_DORMANT
         super().validate(query)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from leyline.v1.episode_pb2 import (
     SituationRange,
 )
@@ -15,23 +17,23 @@ from leyline.v1.trainer_pb2 import (
 )
 
 
-def digits(**parts: object) -> RunSpec:
+def digits(**parts: Any) -> RunSpec:
     """A specification on digits."""
-    return RunSpec(dataset=DatasetSpec(name="digits"), **parts)  # type: ignore[arg-type]
+    return RunSpec(dataset=DatasetSpec(name="digits"), **parts)
 
 
-def simulator(**parts: object) -> RunSpec:
+def simulator(**parts: Any) -> RunSpec:
     """A specification on the simulator."""
     options = parts.pop("options", {})
-    host = HostSpec(name="simulator", options=options)  # type: ignore[arg-type]
-    return RunSpec(host=host, **parts)  # type: ignore[arg-type]
+    host = HostSpec(name="simulator", options=options)
+    return RunSpec(host=host, **parts)
 
 
-def planned(*actions: PlannedAction, **policy: object) -> PolicySpec:
+def planned(*actions: PlannedAction, **policy: Any) -> PolicySpec:
     """A policy that is a plan."""
-    return PolicySpec(plan=Plan(actions=actions), **policy)  # type: ignore[arg-type]
+    return PolicySpec(plan=Plan(actions=actions), **policy)
 
 
-def situations(**distributions: object) -> SituationRange:
+def situations(**distributions: Any) -> SituationRange:
     """A range of one's own."""
-    return SituationRange(name="mine", **distributions)  # type: ignore[arg-type]
+    return SituationRange(name="mine", **distributions)
