@@ -31,10 +31,7 @@ from leyline.v1.policy_pb2 import (
 )
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from leyline.v1.snapshot_pb2 import STAGE_DORMANT, SlotReading
-from tamiyo.artifact import Artifact
 from tamiyo.policies import BUILT_IN
-from tamiyo.policies.learned import LearnedPolicy
-from tamiyo.policy import decision_from
 from tamiyo.service import serve
 from tamiyo.settings import TamiyoSettings
 
@@ -252,64 +249,6 @@ async def test_a_decision_is_the_same_on_any_stream_alone_again_and_after_a_rest
         restarted = [response.decision for response in await stream(channel, queries)]
     assert one_stream == eight_streams == list(at_once) == restarted
     assert len({decision.decision_id for decision in one_stream}) == 80
-
-
-async def episode(
-    channel: grpc.aio.Channel, index: int, horizon: int
-) -> list[tuple[DecisionQuery, Decision]]:
-    """Play an episode that is pinned to the version of its first decision, on one stream."""
-    call = PolicyServiceStub(channel).StreamDecisions()
-    version: str | None = None
-    played = []
-    for step in range(horizon):
-        asked = query(step, episode=index, version=version)
-        await call.write(StreamDecisionsRequest(query=asked))
-        response = await call.read()
-        assert isinstance(response, StreamDecisionsResponse), "the stream was dropped"
-        assert response.WhichOneof("outcome") == "decision", response.error.message
-        version = response.decision.policy_version
-        played.append((asked, response.decision))
-    await call.done_writing()
-    assert await call.read() is grpc.aio.EOF
-    return played
-
-
-async def test_swaps_under_load_drop_no_stream_and_mix_no_versions(
-    tmp_path: Path, registry: RegistryServer
-) -> None:
-    versions = [Network(seed=seed).version() for seed in range(12)]
-    await registry.activate(versions[0])
-    async with running(tmp_path, registry=registry.parsed_address) as channel:
-        await serves(channel, versions[0].name)
-
-        async def play(player: int) -> list[list[tuple[DecisionQuery, Decision]]]:
-            episodes: list[list[tuple[DecisionQuery, Decision]]] = []
-            while not swapped.is_set() or not episodes:
-                index = player + 8 * len(episodes)
-                episodes.append(await episode(channel, index, horizon=6))
-            return episodes
-
-        swapped = asyncio.Event()
-        players = [asyncio.create_task(play(player)) for player in range(8)]
-        for version in versions[1:]:
-            await registry.activate(version)
-            await serves(channel, version.name)
-        swapped.set()
-        episodes = [one for played in await asyncio.gather(*players) for one in played]
-
-    by_name = {version.name: version for version in versions}
-    for played in episodes:
-        used = {decision.policy_version for _, decision in played}
-        assert len(used) == 1, "an episode mixed versions"
-    assert len({played[0][1].policy_version for played in episodes}) > 3
-    # None is attributed to the wrong version: each is what that version says on its own.
-    policies = {
-        name: LearnedPolicy(Artifact(version.manifest, version.data))
-        for name, version in by_name.items()
-    }
-    for asked, decision in (step for played in episodes for step in played):
-        policy = policies[decision.policy_version]
-        assert decision == decision_from(policy, asked, policy.decide([asked])[0])
 
 
 async def test_a_stream_that_is_open_at_the_end_is_told_so(tmp_path: Path) -> None:
