@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import grpc.aio
 from tests.benchmarks.decision_load import METHOD, episode
 from tests.benchmarks.report import Measurement
 from tests.benchmarks.turns import cpu_seconds
+from tests.processes import memory_mib
 
 from leyline.observation import SEED_SPEC, vector_length
 from leyline.v1.registry_pb2 import TrainingSummary
@@ -54,14 +54,6 @@ class Server:
             raise RuntimeError(f"the load on {self.address} ended with {load.returncode}")
         result: Load = json.loads(printed)
         return result
-
-    def memory_mib(self) -> float:
-        """Its resident memory (proc_pid_status(5))."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        if found is None:
-            raise RuntimeError(f"the process {self.pid} has ended")
-        return int(found[1]) / 1024
 
 
 def keep_version(state_dir: Path) -> None:
@@ -136,9 +128,9 @@ async def idle(rounds: int) -> dict[str, Measurement]:
         with tempfile.TemporaryDirectory() as scratch:
             async with started("tamiyo", Path(scratch)) as server:
                 async with asked_once(server, 1):
-                    one = server.memory_mib()
+                    one = memory_mib(server.pid)
                 async with asked_once(server, IDLE_STREAMS):
-                    memory.append((server.memory_mib(), one))
+                    memory.append((memory_mib(server.pid), one))
                     before = cpu_seconds(server.pid)
                     await asyncio.sleep(IDLE_SECONDS)
                     cpu.append(cpu_seconds(server.pid) - before)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeAlias
 
 import grpc
@@ -18,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.messages import messages
+from tests.processes import memory_mib
 from tests.tamiyo.networks import Network
 from tests.tamiyo.queries import query
 
@@ -33,7 +32,7 @@ INPUTS = int(os.environ.get("LEYLINE_FUZZ_INPUTS", "1500"))
 SERVICE = "/leyline.v1.PolicyService"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What an HTTP/2 connection begins with (RFC 9113, section 3.4)."""
-MOST_GROWTH_KIB = 16 * 1024
+MOST_GROWTH_MIB = 16.0
 OURS_TO_BLAME = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 
 queries = st.builds(query, st.integers(0, 3), episode=st.integers(0, 3), slots=st.integers(1, 5))
@@ -78,16 +77,9 @@ class Server:
         self.process = process
         self.address = address
 
-    def memory_kib(self) -> int:
-        """Its resident memory (proc_pid_status(5))."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1])
-
     def bombard(self, strategy: st.SearchStrategy[bytes], send: Callable[[bytes], None]) -> None:
         """Send inputs; the server must be the same afterwards, and no larger than soon after."""
-        sent, early = 0, 0
+        sent, early = 0, 0.0
 
         @settings(
             max_examples=INPUTS,
@@ -101,16 +93,16 @@ class Server:
             send(data)
             sent += 1
             if sent == INPUTS // 3:
-                early = self.memory_kib()
+                early = memory_mib(self.process.pid)
 
         each()
         assert self.process.poll() is None
         with grpc.insecure_channel(self.address) as channel:
             decide: Unary = channel.unary_unary(f"{SERVICE}/Decide")
             decide(DecideRequest(query=query()).SerializeToString(), timeout=10)
-        growth = self.memory_kib() - early
-        print(f"\n{sent} inputs; memory {early} KiB after a third of them, {growth:+} KiB since")
-        assert growth < MOST_GROWTH_KIB
+        growth = memory_mib(self.process.pid) - early
+        print(f"\n{sent} inputs; {early:.1f} MiB after a third of them, {growth:+.1f} MiB since")
+        assert growth < MOST_GROWTH_MIB
 
 
 @pytest.fixture(scope="module", params=["heuristic", "learned"])

@@ -19,6 +19,7 @@ import pytest
 from tests.kasmina.neighbours import Experience, Policy, serving, until
 from tests.kasmina.running import Kasmina, kasmina, simulated_spec, small_spec
 from tests.kasmina.runs.test_worker import without_clocks
+from tests.processes import memory_mib
 
 from chassis.status import from_rpc_error
 from leyline.v1.trainer_pb2 import (
@@ -149,16 +150,8 @@ async def test_memory_does_not_grow_with_the_number_of_finished_runs(tmp_path: P
         kasmina(tmp_path, neighbours, neighbours, limits) as service,
     ):
         await play(service, 0, 8)
-        before = resident_mib(service.process.pid)
+        before = memory_mib(service.process.pid)
         await play(service, 8, SOAKED_RUNS)
-        after = resident_mib(service.process.pid)
+        after = memory_mib(service.process.pid)
     print(f"\n{before:.1f} MiB after 8 runs, {after:.1f} MiB after {SOAKED_RUNS} more")
     assert after - before < ROOM_FOR_NOISE_MIB
-
-
-def resident_mib(pid: int) -> float:
-    """Memory of a process that is its own: not shared with a file (proc_pid_status(5))."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no RssAnon in /proc")
