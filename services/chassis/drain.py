@@ -70,8 +70,8 @@ class _Interruptible:
     """A block of a task, which it leaves with an error when the drain begins.
 
     It counts cancellations as `asyncio.timeout` does, so that somebody else's stays one. It stands
-    around every message of every stream: a plain object costs a microsecond there, a generator
-    around a timeout five.
+    around every message of every stream, where a generator around a timeout costs several times as
+    much.
     """
 
     __slots__ = ("_cancelling", "_drain", "_interrupted", "_interruptible", "_task")
