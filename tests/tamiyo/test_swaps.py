@@ -10,7 +10,7 @@ import pytest
 from tests.tamiyo.networks import Network, Version
 from tests.tamiyo.queries import query
 from tests.tamiyo.registry_server import RegistryServer
-from tests.tamiyo.running import serves
+from tests.tamiyo.running import serves, until
 from tests.tamiyo.test_process import started
 
 from leyline.v1.decision_pb2 import Decision, DecisionQuery
@@ -54,6 +54,11 @@ def decided_alone(version: Version, queries: list[DecisionQuery]) -> list[Decisi
     return [decision_from(policy, asked, *policy.decide([asked])) for asked in queries]
 
 
+def reported(registry: RegistryServer) -> set[str]:
+    """The versions whose loading the policy server has told."""
+    return {report.policy_version for report in registry.reports}
+
+
 @pytest.mark.timeout(600)
 async def test_two_hundred_swaps_under_load_drop_no_stream_and_mix_no_versions(
     tmp_path: Path,
@@ -73,7 +78,7 @@ async def test_two_hundred_swaps_under_load_drop_no_stream_and_mix_no_versions(
                 await serves(tamiyo.channel, version.name)
             enough.set()
             streams = await asyncio.gather(*asking)
-    assert {report.policy_version for report in registry.reports} == {v.name for v in versions}
+            await until(lambda: reported(registry) == {version.name for version in versions})
     by_version: dict[str, Answered] = {version.name: [] for version in versions}
     order = list(by_version)
     for stream, answered in enumerate(streams):

@@ -65,7 +65,7 @@ async def test_a_run_that_has_begun_waits_for_its_data_and_goes_on_once_they_are
             away.rename(data)
             await service.finish("mine")
             run = await service.run("mine")
-        await until(lambda: ("mine", 0) in experience.ends)
+            await until(lambda: ("mine", 0) in experience.ends)
     assert run.state == RUN_STATE_COMPLETED
     assert run.steps_completed == len(experience.episode("mine", 0)) == 20
 
