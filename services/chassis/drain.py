@@ -57,8 +57,9 @@ class Drain:
             LeylineError: SHUTTING_DOWN at the item that the drain came before.
         """
         iterator = aiter(stream)
+        waiting = self.interrupting()
         while True:
-            with self.interrupting():
+            with waiting:
                 try:
                     item = await anext(iterator)
                 except StopAsyncIteration:
@@ -67,7 +68,7 @@ class Drain:
 
 
 class _Interruptible:
-    """A block of a task, which it leaves with an error when the drain begins.
+    """A block of a task, which it leaves with an error when the drain begins; may be entered again.
 
     It counts cancellations as `asyncio.timeout` does, so that somebody else's stays one. It stands
     around every message of every stream, where a generator around a timeout costs several times as

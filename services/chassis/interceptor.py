@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -33,7 +33,11 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # What may stand in a log line and a header without being quoted.
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
+Check: TypeAlias = Callable[[Any], None]
+Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
+
 _NO_MESSAGE = object()
+_CHECKS_ITSELF = "_checks_itself"
 
 _log = get_logger(__name__)
 
@@ -65,13 +69,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not (inspect.isasyncgenfunction(behaviour) or inspect.iscoroutinefunction(behaviour)):
             behaviour = _not_implemented(method, behaviour)
 
+        check = _check_bytes if getattr(behaviour, _CHECKS_ITSELF, False) else _check
+
         async def respond(request: Any, context: Context) -> Any:
             async with self._call(method, context), self._deadline(handler, context):
-                return await behaviour(self._incoming(handler, request), context)
+                return await behaviour(self._incoming(handler, request, check), context)
 
         async def stream(request: Any, context: Context) -> None:
             async with self._call(method, context):
-                incoming = self._incoming(handler, request)
+                incoming = self._incoming(handler, request, check)
                 if not inspect.isasyncgenfunction(behaviour):
                     await behaviour(incoming, context)
                     return
@@ -85,16 +91,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _incoming(self, handler: Handler, request: Any) -> Any:
-        """Give the request, or the stream of requests, validated."""
+    def _incoming(self, handler: Handler, request: Any, check: Check) -> Any:
+        """Give the request, or the stream of requests, checked."""
         if handler.request_streaming:
-            return self._incoming_stream(request)
-        _check(request)
+            return self._incoming_stream(request, check)
+        check(request)
         return request
 
-    async def _incoming_stream(self, requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async def _incoming_stream(
+        self, requests: AsyncIterator[Message], check: Check
+    ) -> AsyncIterator[Message]:
         async for request in self._drain.cut(requests):
-            _check(request)
+            check(request)
             yield request
 
     @asynccontextmanager
@@ -154,11 +162,21 @@ def _lenient(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | N
     return parsed
 
 
+def checks_itself(behaviour: Behaviour) -> Behaviour:
+    """Mark a method that checks the rules of its messages itself, and answers for each of them."""
+    setattr(behaviour, _CHECKS_ITSELF, True)
+    return behaviour
+
+
 def _check(request: Any) -> None:
+    _check_bytes(request)
+    validation.check(request)
+
+
+def _check_bytes(request: Any) -> None:
     if request is _NO_MESSAGE:
         problem = "the bytes of the request are no message of the type that this method takes"
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=(Violation("", problem),))
-    validation.check(request)
 
 
 def _parts(handler: Handler) -> tuple[Callable[..., Handler], Callable[..., Any]]:

@@ -3,7 +3,8 @@
 The rules stand in the ``.proto`` files (protovalidate) and come with the descriptors, so nothing
 is written twice. About 20 µs for a snapshot with three slots: once is affordable, twice is waste.
 The interceptor checks every message; where the contract answers for each item of one, it says
-IGNORE_ALWAYS there, and the servicer checks the items.
+IGNORE_ALWAYS there, and the servicer checks the items. A method that does so for every message of
+its stream is marked with ``chassis.interceptor.checks_itself``.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ class Artifact:
         self._session = self._open(data)
         self._check_graph()
         self._batch_rows = BATCH_ROWS
+        self._graphs: dict[int, _FixedGraph] = {}
         self._check_golden_outputs()
 
     def evaluate(self, observations: Float32) -> Outputs:
@@ -95,9 +96,10 @@ class Artifact:
         Returns:
             Outputs whose every row depends on the observation in the same row alone.
         """
+        graph = self._graph(observations.shape[1])
         size = self._batch_rows
         parts = [
-            self._run(observations[start : start + size])
+            graph.run(observations[start : start + size])
             for start in range(0, len(observations), size)
         ]
         if len(parts) == 1:
@@ -108,12 +110,12 @@ class Artifact:
             np.concatenate([part.value for part in parts]),
         )
 
-    def _run(self, observations: Float32) -> Outputs:
-        count = len(observations)
-        padded = np.zeros((self._batch_rows, observations.shape[1]), np.float32)
-        padded[:count] = observations
-        outputs: list[Float32] = self._session.run(list(_OUTPUTS), {_INPUT: padded})
-        return Outputs(*outputs).rows(slice(0, count))
+    def _graph(self, length: int) -> _FixedGraph:
+        graph = self._graphs.get(length)
+        if graph is None:
+            graph = _FixedGraph(self._session, self._batch_rows, length, self._slots_of(length))
+            self._graphs[length] = graph
+        return graph
 
     def _check_manifest(self) -> None:
         broken = violations(self.manifest)
@@ -208,6 +210,7 @@ class Artifact:
             try:
                 if not self._rows_are_independent(observations):
                     self._batch_rows = 1
+                    self._graphs.clear()
                 outputs = self.evaluate(observations)
             except Exception as error:
                 # As above: whatever the graph's operators throw, they cannot be run.
@@ -218,8 +221,9 @@ class Artifact:
     def _rows_are_independent(self, observations: Float32) -> bool:
         """Whether each row of a full batch has the bits that its observation gets alone."""
         full = np.resize(observations, (self._batch_rows, observations.shape[1]))
-        together = self._run(full)
-        alone = [self._run(observation[np.newaxis]) for observation in full]
+        graph = self._graph(observations.shape[1])
+        together = graph.run(full)
+        alone = [graph.run(observation[np.newaxis]) for observation in full]
         return all(_same_bits(outputs, together.rows([row])) for row, outputs in enumerate(alone))
 
     def _slots_of(self, length: int) -> int:
@@ -257,6 +261,40 @@ class Artifact:
 
     def _refused(self, reason: Refusal, message: str) -> ArtifactRefused:
         return ArtifactRefused(self.manifest.policy_version, reason, message[:4096])
+
+
+class _FixedGraph:
+    """A graph for a fixed shape, with memory of its own that it reads and writes.
+
+    Without it, onnxruntime makes arrays for every run, which takes longer than a small network.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, rows: int, length: int, slots: int
+    ) -> None:
+        self._session = session
+        self._observations = np.zeros((rows, length), np.float32)
+        self._outputs = Outputs(
+            np.zeros((rows, _TYPES), np.float32),
+            np.zeros((rows, _TYPES, slots), np.float32),
+            np.zeros(rows, np.float32),
+        )
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(_INPUT, _shared(self._observations))
+        for name, output in zip(_OUTPUTS, self._outputs, strict=True):
+            self._binding.bind_ortvalue_output(name, _shared(output))
+
+    def run(self, observations: Float32) -> Outputs:
+        """Evaluate at most as many observations as there are rows; the rest are zeros."""
+        count = len(observations)
+        self._observations[:count] = observations
+        self._observations[count:] = 0
+        self._session.run_with_iobinding(self._binding)
+        return Outputs(*[output[:count].copy() for output in self._outputs])
+
+
+def _shared(array: Float32) -> onnxruntime.OrtValue:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
 
 
 def _same_bits(one: Outputs, other: Outputs) -> bool:

@@ -1,7 +1,8 @@
 """Decisions in batches: one forward pass over everything that waits, from whatever stream.
 
 While a batch is computed, queries gather; they are the next batch. So a lonely query waits for
-nobody, and under load batches grow by themselves.
+nobody, and under load batches grow by themselves. Where only one call is open, there is nobody to
+gather, and its queries are answered at once.
 
 A policy that answers in less time than it takes to hand a batch to a thread and back is asked in
 the event loop's own; one that may take long, in a thread beside it.
@@ -10,8 +11,9 @@ the event loop's own; one that may take long, in a thread beside it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -50,6 +52,7 @@ class DecisionBatcher:
         self._in_thread = in_thread
         self._waiting: list[_Question] = []
         self._unanswered: set[asyncio.Future[Decision]] = set()
+        self._calls = 0
         self._open = False
         self._busy = False
         # One thread: an artifact takes one call at a time, and two would share the same cores.
@@ -75,6 +78,15 @@ class DecisionBatcher:
         # A batch that is being computed takes a moment; a process must not end under its thread.
         await asyncio.to_thread(self._executor.shutdown)
 
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Surround a call of a client that may ask; `decide` belongs inside."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
     async def decide(self, policy: Policy, query: DecisionQuery) -> Decision:
         """Let a policy answer a query that it admits.
 
@@ -88,6 +100,11 @@ class DecisionBatcher:
             raise LeylineError(
                 ErrorCode.QUEUE_FULL, queue="the queue of decisions", limit=self._limit
             )
+        if self._calls == 1 and not self._in_thread:
+            (answer,) = _answer(policy, [query])
+            if isinstance(answer, Decision):
+                return answer
+            raise answer
         question = _Question(policy, query)
         self._waiting.append(question)
         self._unanswered.add(question.answer)

@@ -48,7 +48,7 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
     if not all(map(math.isfinite, logits)):
         raise ValueError("a logit is not a finite number")
     largest = max(logits)
-    normaliser = math.log(math.fsum(math.exp(logit - largest) for logit in logits))
+    normaliser = math.log(math.fsum([math.exp(logit - largest) for logit in logits]))
     return [logit - largest - normaliser for logit in logits]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from chassis.interceptor import known
+from chassis.interceptor import checks_itself, known
 from chassis.logging import REQUEST_ID, bind_call, bound_fact
 from chassis.status import to_status
 from chassis.validation import check
@@ -88,33 +88,44 @@ class PolicyServicer(PolicyServiceServicer):
 
     async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:
         """Decide once."""
-        return DecideResponse(decision=await self._decide(request.query))
+        _bind(request.query)
+        with self._batcher.call():
+            return DecideResponse(decision=await self._decide(request.query))
 
+    @checks_itself
     async def StreamDecisions(
         self, request_iterator: AsyncIterator[StreamDecisionsRequest], context: Context
     ) -> AsyncIterator[StreamDecisionsResponse]:
         """Decide query after query; what is wrong with one is said in its place."""
-        async for request in request_iterator:
-            query = request.query
-            response = StreamDecisionsResponse()
-            if query.snapshot.HasField("step_id"):
-                response.step_id.CopyFrom(query.snapshot.step_id)
-            try:
-                if request.HasField("query"):
-                    check(query, within="query")
-                else:
-                    check(DecideRequest())
-                response.decision.CopyFrom(await self._decide(query))
-            except Exception as error:
-                # A policy of somebody's own may raise anything: that must not cost the episode.
-                response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
-            yield response
+        with self._batcher.call():
+            async for request in request_iterator:
+                yield await self._answer(request)
+
+    async def _answer(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        query = request.query
+        response = StreamDecisionsResponse()
+        if query.snapshot.HasField("step_id"):
+            response.step_id.CopyFrom(query.snapshot.step_id)
+        try:
+            if request.HasField("query"):
+                check(query, within="query")
+            else:
+                check(DecideRequest())
+            response.decision.CopyFrom(await self._decide(query))
+        except Exception as error:
+            # A policy of somebody's own may raise anything: that must not cost the episode.
+            _bind(query)
+            response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
+        return response
 
     async def _decide(self, query: DecisionQuery) -> Decision:
-        step = query.snapshot.step_id
-        bind_call(run_id=step.run_id, episode=step.episode_index)
         pinned = query.policy_version if query.HasField("policy_version") else None
         policy = await self._versions.resolve(pinned)
-        bind_call(policy_version=policy.version)
         admit(policy, query)
         return await self._batcher.decide(policy, query)
+
+
+def _bind(query: DecisionQuery) -> None:
+    """Let log lines of this call say whose query it is; on a stream, only those about an error."""
+    step = query.snapshot.step_id
+    bind_call(run_id=step.run_id, episode=step.episode_index, step=step.step)

@@ -91,16 +91,18 @@ async def started(server: str, directory: Path) -> AsyncIterator[Server]:
 
 
 async def deciding(rounds: int) -> dict[str, Measurement]:
-    """Every row about decisions, from so many interleaved rounds."""
+    """Every row about decisions, from so many interleaved rounds; every round has new servers,
+    because where a process's memory happens to lie is worth a tenth of its speed.
+    """
     many: dict[str, list[Load]] = {server: [] for server in SERVERS}
     alone: dict[str, list[Load]] = {server: [] for server in SERVERS}
-    with tempfile.TemporaryDirectory() as scratch:
-        async with contextlib.AsyncExitStack() as stack:
-            servers = {
-                server: await stack.enter_async_context(started(server, Path(scratch)))
-                for server in SERVERS
-            }
-            for _ in range(rounds):
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            async with contextlib.AsyncExitStack() as stack:
+                servers = {
+                    server: await stack.enter_async_context(started(server, Path(scratch)))
+                    for server in SERVERS
+                }
                 for name, server in servers.items():
                     many[name].append(await server.loaded(STREAMS))
                     alone[name].append(await server.loaded(1))

@@ -16,7 +16,7 @@ def derived_seed(purpose: str, *parts: int) -> int:
     It is the first 8 bytes, big-endian, of the SHA-256 of an ASCII text: `leyline/`, the purpose,
     `/1`, and each part as a decimal number with a colon before it.
     """
-    text = ":".join([f"leyline/{purpose}/1", *(str(part) for part in parts)])
+    text = ":".join([f"leyline/{purpose}/1", *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode("ascii")).digest()[:8], "big")
 
 

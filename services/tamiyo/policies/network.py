@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
-
 from leyline.observation import Vectorizer, slot_order
 from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.observation_pb2 import ObservationSpec
@@ -51,10 +49,10 @@ class NetworkPolicy(ABC):
         for index, query in enumerate(queries):
             by_slots.setdefault(len(query.snapshot.slots), []).append(index)
         choices: dict[int, Choice] = {}
-        for indices in by_slots.values():
-            observations = np.stack([self._vector(queries[i].snapshot) for i in indices])
+        for slots, indices in by_slots.items():
+            observations = self._vector.batch([queries[i].snapshot for i in indices])
             outputs = self.evaluate(observations)
-            self._check_shapes(outputs, len(indices), len(queries[indices[0]].snapshot.slots))
+            self._check_shapes(outputs, len(indices), slots)
             said = zip(
                 indices,
                 outputs.type_logits.tolist(),
@@ -79,11 +77,13 @@ class NetworkPolicy(ABC):
 
     def _check_shapes(self, outputs: Outputs, rows: int, slots: int) -> None:
         # Where there are four slots, logits that are turned round would decide without an error.
-        wanted = {"type_logits": (rows, 4), "slot_logits": (rows, 4, slots), "value": (rows,)}
-        for name, shape in wanted.items():
-            given = getattr(outputs, name).shape
-            if given != shape:
-                raise self.unusable(f"{name} has shape {given}, wanted {shape}")
+        for name, array, shape in (
+            ("type_logits", outputs.type_logits, (rows, 4)),
+            ("slot_logits", outputs.slot_logits, (rows, 4, slots)),
+            ("value", outputs.value, (rows,)),
+        ):
+            if array.shape != shape:
+                raise self.unusable(f"{name} has shape {array.shape}, wanted {shape}")
 
     @cached_property
     def _vector(self) -> Vectorizer:
