@@ -7,6 +7,7 @@ episodes, and answers each as if it had been asked alone.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
@@ -150,4 +151,6 @@ def _decision_id(version: str, query: DecisionQuery) -> str:
         f"leyline/decision/1:{step.run_id}:{step.episode_index}:{step.step}"
         f":{query.sampling_seed}:{query.mode}:{version}"
     )
+    if query.HasField("temperature"):
+        question += f":{struct.pack('>d', query.temperature).hex()}"
     return hashlib.sha256(question.encode()).hexdigest()[:32]

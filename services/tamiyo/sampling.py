@@ -6,7 +6,8 @@ bits: the upper ones of the first 8 bytes, big-endian, of SHA-256 over the ASCII
 hash instead of a generator, because any language can compute it and no library can change it.
 
 Probabilities are softmaxes of the logits in double precision; an action is the first whose
-cumulative probability exceeds the draw. Greedy takes the largest logit, of equals the first.
+cumulative probability exceeds the draw. Greedy takes the largest logit, of equals the first. A
+temperature divides the logits before anything is drawn from them.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def choose(
     *,
     sampling_seed: int,
     mode: SelectionMode.ValueType,
+    temperature: float = 1.0,
     value: float | None = None,
 ) -> Choice:
     """Choose a type, then a slot given the type.
@@ -69,28 +71,37 @@ def choose(
         slot_ids: the slots, in the logits' order.
         sampling_seed: all the randomness; not used where the mode is greedy.
         mode: sampled or greedy.
+        temperature: above 0; not used where the mode is greedy.
         value: passed through.
 
     Raises:
         ValueError: a logit that matters is not finite.
     """
-    type_index, type_log_prob = _pick(type_logits, mode, sampling_seed, 0)
+
+    def pick(logits: Sequence[float], index: int) -> tuple[int, float]:
+        if mode == SELECTION_MODE_GREEDY:
+            return _most_likely(logits)
+        if temperature != 1.0:
+            logits = [logit / temperature for logit in logits]
+        return _drawn(logits, draw(sampling_seed, index))
+
+    type_index, type_log_prob = pick(type_logits, 0)
     action_type = ACTION_TYPES[type_index]
     if action_type == ACTION_TYPE_WAIT:
         return Choice(action_type, mode, type_log_prob=type_log_prob, value=value)
-    slot_index, slot_log_prob = _pick(slot_logits[type_index], mode, sampling_seed, 1)
+    slot_index, slot_log_prob = pick(slot_logits[type_index], 1)
     return Choice(action_type, mode, slot_ids[slot_index], type_log_prob, slot_log_prob, value)
 
 
-def _pick(
-    logits: Sequence[float], mode: SelectionMode.ValueType, sampling_seed: int, index: int
-) -> tuple[int, float]:
+def _most_likely(logits: Sequence[float]) -> tuple[int, float]:
+    # Of the logits, not of the log-probabilities: rounding makes equals of neighbours there.
+    chosen = max(range(len(logits)), key=logits.__getitem__)
+    return chosen, log_softmax(logits)[chosen]
+
+
+def _drawn(logits: Sequence[float], position: float) -> tuple[int, float]:
     log_probs = log_softmax(logits)
-    if mode == SELECTION_MODE_GREEDY:
-        # Of the logits, not of the log-probabilities: rounding makes equals of neighbours there.
-        chosen = max(range(len(logits)), key=logits.__getitem__)
-    else:
-        chosen = _quantile(log_probs, draw(sampling_seed, index))
+    chosen = _quantile(log_probs, position)
     return chosen, log_probs[chosen]
 
 

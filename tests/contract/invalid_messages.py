@@ -191,6 +191,16 @@ def invalid_messages() -> dict[str, tuple[str, Message, Expected]]:
             DecisionQuery(**{**query, "spec_fingerprint": fingerprint.upper()}),
             [("spec_fingerprint", "string.pattern")],
         ),
+        "query-temperature-zero": (
+            "nothing can be divided by a temperature of zero: that is greedy mode",
+            DecisionQuery(**query, temperature=0.0),
+            [("temperature", "double.gte_lte")],
+        ),
+        "query-temperature-nan": (
+            "NaN is no temperature",
+            DecisionQuery(**query, temperature=nan),
+            [("temperature", "double.gte_lte")],
+        ),
         "query-nan-deep-inside": (
             "rules hold for the snapshot in a query",
             DecisionQuery(**{**query, "snapshot": broken(train_loss=nan)}),

@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tests.tamiyo.networks import Network, Version
@@ -51,11 +52,18 @@ def test_the_greedy_choice_is_the_network_s_largest_logit_at_the_slot_of_that_de
     assert len(seen) > 1
 
 
-def test_a_sampled_choice_has_the_network_s_log_probabilities() -> None:
+@pytest.mark.parametrize("temperature", [None, 0.5, 2.0])
+def test_a_sampled_choice_has_the_network_s_log_probabilities_at_the_query_s_temperature(
+    temperature: float | None,
+) -> None:
     network = Network(seed=3)
     queries = [query(step, mode=SELECTION_MODE_SAMPLED) for step in range(60)]
+    for asked in queries:
+        if temperature is not None:
+            asked.temperature = temperature
     for asked, choice in zip(queries, learned(network.version()).decide(queries), strict=True):
         types, slots, _ = network.run(vectorize(asked.snapshot, SEED_SPEC)[np.newaxis])
+        types, slots = types / (temperature or 1.0), slots / (temperature or 1.0)
         index = ACTION_TYPES.index(choice.action_type)
         assert choice.type_log_prob is not None
         assert abs(choice.type_log_prob - _log_prob(types[0], index)) < 1e-5

@@ -99,8 +99,10 @@ def test_a_decision_s_id_repeats_with_the_question_and_only_with_it(
     other_mode = DecisionQuery.FromString(asked.SerializeToString())
     other_mode.mode = SELECTION_MODE_GREEDY
     assert identifier(asked) == identifier(same)
-    others = {identifier(other) for other in (other_step, other_seed, other_mode)}
-    assert len(others) == 3
+    warmer = DecisionQuery.FromString(asked.SerializeToString())
+    warmer.temperature = 2.0
+    others = {identifier(other) for other in (other_step, other_seed, other_mode, warmer)}
+    assert len(others) == 4
     assert identifier(asked) not in others
 
 

@@ -77,6 +77,23 @@ def test_greedy_takes_the_largest_logit_whatever_the_seed(
     assert choice.slot_id is None or slots[index][SLOTS.index(choice.slot_id)] == max(slots[index])
 
 
+@given(st.lists(logits, min_size=4, max_size=4), rows(), seeds, st.floats(0.01, 100))
+def test_a_temperature_divides_the_logits_of_a_draw_and_nothing_else(
+    types: list[float], slots: list[list[float]], seed: int, temperature: float
+) -> None:
+    divided = [logit / temperature for logit in types]
+    rows_divided = [[logit / temperature for logit in row] for row in slots]
+    sampled, greedy = SELECTION_MODE_SAMPLED, SELECTION_MODE_GREEDY
+
+    def chosen(mode: SelectionMode.ValueType, temperature: float) -> Choice:
+        return choose(types, slots, SLOTS, sampling_seed=seed, mode=mode, temperature=temperature)
+
+    assert chosen(sampled, temperature) == choose(
+        divided, rows_divided, SLOTS, sampling_seed=seed, mode=sampled
+    )
+    assert chosen(greedy, temperature) == chosen(greedy, 1.0)
+
+
 def test_greedy_takes_the_first_of_equals() -> None:
     slots = [[0.0, 2.0, 2.0]] * 4
     choice = choose([1.0, 3.0, 3.0, 0.0], slots, SLOTS, sampling_seed=1, mode=SELECTION_MODE_GREEDY)

@@ -272,6 +272,10 @@ type DecisionQuery struct {
 	// The version that must decide, so that an episode ends with the one it began with. Unset: the version that the
 	// server serves by default now. A server that cannot serve it answers NOT_FOUND with reason POLICY_VERSION_NOT_FOUND.
 	PolicyVersion *string `protobuf:"bytes,5,opt,name=policy_version,json=policyVersion,proto3,oneof" json:"policy_version,omitempty"`
+	// What a policy with a distribution divides its logits by before it draws: below 1 likely actions become more likely,
+	// above 1 less. The log-probabilities of the answer are those that it was drawn with. Unset: 1. Nothing to a policy
+	// without a distribution, and to a greedy query.
+	Temperature   *float64 `protobuf:"fixed64,6,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +345,13 @@ func (x *DecisionQuery) GetPolicyVersion() string {
 	return ""
 }
 
+func (x *DecisionQuery) GetTemperature() float64 {
+	if x != nil && x.Temperature != nil {
+		return *x.Temperature
+	}
+	return 0
+}
+
 var File_leyline_v1_decision_proto protoreflect.FileDescriptor
 
 const file_leyline_v1_decision_proto_rawDesc = "" +
@@ -371,7 +382,7 @@ const file_leyline_v1_decision_proto_rawDesc = "" +
 	"\x0e_type_log_probB\x10\n" +
 	"\x0e_slot_log_probB\v\n" +
 	"\t_log_probB\b\n" +
-	"\x06_value\"\xbf\x02\n" +
+	"\x06_value\"\x8f\x03\n" +
 	"\rDecisionQuery\x12A\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x1d.leyline.v1.MultiSlotSnapshotB\x06\xbaH\x03\xc8\x01\x01R\bsnapshot\x12@\n" +
 	"\x10spec_fingerprint\x18\x02 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\x0fspecFingerprint\x12#\n" +
@@ -379,8 +390,10 @@ const file_leyline_v1_decision_proto_rawDesc = "" +
 	"\x04mode\x18\x04 \x01(\x0e2\x19.leyline.v1.SelectionModeB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04mode\x126\n" +
 	"\x0epolicy_version\x18\x05 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01H\x00R\rpolicyVersion\x88\x01\x01B\x11\n" +
-	"\x0f_policy_version*\x89\x01\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01H\x00R\rpolicyVersion\x88\x01\x01\x12>\n" +
+	"\vtemperature\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?H\x01R\vtemperature\x88\x01\x01B\x11\n" +
+	"\x0f_policy_versionB\x0e\n" +
+	"\f_temperature*\x89\x01\n" +
 	"\n" +
 	"ActionType\x12\x1b\n" +
 	"\x17ACTION_TYPE_UNSPECIFIED\x10\x00\x12\x14\n" +

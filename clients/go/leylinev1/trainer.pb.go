@@ -953,7 +953,9 @@ type PolicySpec struct {
 	// policy's and every version is the one that the episode was given.
 	Deterministic bool `protobuf:"varint,4,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
 	// Decide by this plan and ask no policy. An empty plan only waits.
-	Plan          *Plan `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	Plan *Plan `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Temperature of sampled actions; see DecisionQuery. Unset: 1.
+	Temperature   *float64 `protobuf:"fixed64,6,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1023,13 @@ func (x *PolicySpec) GetPlan() *Plan {
 		return x.Plan
 	}
 	return nil
+}
+
+func (x *PolicySpec) GetTemperature() float64 {
+	if x != nil && x.Temperature != nil {
+		return *x.Temperature
+	}
+	return 0
 }
 
 // A run: episodes of one host on one data set under one policy.
@@ -2982,7 +2991,7 @@ const file_leyline_v1_trainer_proto_rawDesc = "" +
 	"\x04Plan\x12>\n" +
 	"\aactions\x18\x01 \x03(\v2\x19.leyline.v1.PlannedActionB\t\xbaH\x06\x92\x01\x03\x10\x90NR\aactions:N\xbaHK\x1aI\n" +
 	"\n" +
-	"plan.steps\x12\x15a step has one action\x1a$this.actions.map(a, a.step).unique()\"\x8c\x02\n" +
+	"plan.steps\x12\x15a step has one action\x1a$this.actions.map(a, a.step).unique()\"\xdc\x02\n" +
 	"\n" +
 	"PolicySpec\x12$\n" +
 	"\bendpoint\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bendpoint\x127\n" +
@@ -2990,7 +2999,9 @@ const file_leyline_v1_trainer_proto_rawDesc = "" +
 	"\x10decision_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\xd8\x04*\x00R\x0fdecisionTimeout\x12$\n" +
 	"\rdeterministic\x18\x04 \x01(\bR\rdeterministic\x12$\n" +
-	"\x04plan\x18\x05 \x01(\v2\x10.leyline.v1.PlanR\x04plan\"\x8a\x05\n" +
+	"\x04plan\x18\x05 \x01(\v2\x10.leyline.v1.PlanR\x04plan\x12>\n" +
+	"\vtemperature\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?H\x00R\vtemperature\x88\x01\x01B\x0e\n" +
+	"\f_temperature\"\x8a\x05\n" +
 	"\aRunSpec\x12\x1e\n" +
 	"\x05title\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05title\x12(\n" +
 	"\x04host\x18\x02 \x01(\v2\x14.leyline.v1.HostSpecR\x04host\x121\n" +
@@ -3349,6 +3360,7 @@ func file_leyline_v1_trainer_proto_init() {
 	file_leyline_v1_transition_proto_init()
 	file_leyline_v1_trainer_proto_msgTypes[2].OneofWrappers = []any{}
 	file_leyline_v1_trainer_proto_msgTypes[4].OneofWrappers = []any{}
+	file_leyline_v1_trainer_proto_msgTypes[6].OneofWrappers = []any{}
 	file_leyline_v1_trainer_proto_msgTypes[8].OneofWrappers = []any{}
 	file_leyline_v1_trainer_proto_msgTypes[19].OneofWrappers = []any{}
 	file_leyline_v1_trainer_proto_msgTypes[20].OneofWrappers = []any{}

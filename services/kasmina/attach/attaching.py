@@ -30,6 +30,7 @@ from leyline.v1.trainer_pb2 import (
     BlueprintChoice,
     GrowthSpec,
     HostSpec,
+    PolicySpec,
     RunSpec,
     TrainingSpec,
 )
@@ -131,6 +132,8 @@ def _check_names(
         raise ValueError(f"slots has {len(slots)} names; it must have 1 to {_MOST_SLOTS}")
     if not 0 <= options.seed < 1 << 64:
         raise ValueError(f"seed is {options.seed}; it must be in [0, 2^64)")
+    if options.temperature is not None and not 0.01 <= options.temperature <= 100:
+        raise ValueError(f"temperature is {options.temperature}; it must be in [0.01, 100]")
     if options.observation_spec not in spec_names():
         known = " or ".join(spec_names())
         raise ValueError(f"observation_spec is {options.observation_spec!r}; it must be {known}")
@@ -183,6 +186,7 @@ def _run_spec(host: GraftedHost, config: TrainerConfig, options: AttachOptions) 
             blend_intervals=config.blend_intervals,
             alpha_schedule=AlphaSchedule.Value(f"ALPHA_SCHEDULE_{config.alpha_schedule.upper()}"),
         ),
+        policy=PolicySpec(temperature=options.temperature),
         seed=options.seed,
         observation_spec=options.observation_spec,
     )

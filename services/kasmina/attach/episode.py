@@ -15,15 +15,14 @@ from typing import Any
 
 from kasmina.attach.connection import AttachError, Connection
 from kasmina.network.slot import Action, Outcome
-from kasmina.runs.decider import Answer, EpisodeTerms, fallback
+from kasmina.runs.decider import Answer, EpisodeTerms, fallback, question
 from kasmina.runs.episode_log import Decided, EpisodeRecord
 from kasmina.runs.observation import action_of, execution_message, slot_message
 from kasmina.runs.run_control import RunFailed
 from kasmina.runs.run_spec import fingerprint_of
 from kasmina.runs.seeds import stream_seeds
 from kasmina.training.telemetry import Snapshot
-from leyline.identity import sampling_seed
-from leyline.v1.decision_pb2 import Decision, DecisionQuery
+from leyline.v1.decision_pb2 import Decision
 from leyline.v1.episode_pb2 import EpisodeOrigin, Seeds
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading, StepId
 from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDecided
@@ -248,14 +247,7 @@ class RemoteEpisode:
         known = self._journal.episodes.decided(step_id)
         if known is not None:
             return Answer(known, latency_s=None)
-        record = self._now()
-        query = DecisionQuery(
-            snapshot=snapshot,
-            spec_fingerprint=fingerprint_of(self._spec),
-            sampling_seed=sampling_seed(self._spec.seed, self.index, step_id.step),
-            mode=record.mode,
-            policy_version=record.policy_version,
-        )
+        query = question(self._spec, self._now(), snapshot)
         try:
             with self._connection.line() as policy:
                 answer = policy.decide(query)

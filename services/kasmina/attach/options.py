@@ -21,6 +21,8 @@ class AttachOptions:
     """Of everything that is random in growing: blueprints, weights of seeds, the policy's draws."""
     greedy: bool = False
     """Whether the policy is to take its most probable action, in place of drawing one."""
+    temperature: float | None = None
+    """Divides the policy's logits before an action is drawn, in [0.01, 100]. None: 1."""
     observation_spec: str = "seed"
     """Of snapshots: "seed" or "extended". The policy must want the same."""
     blueprint_choice: BlueprintChoice = "fixed"

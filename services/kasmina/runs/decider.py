@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from kasmina.runs.episode_log import Beginning, Decided
+from kasmina.runs.episode_log import Beginning, Decided, EpisodeRecord
 from kasmina.runs.experience_client import EpisodeIntroduction
+from kasmina.runs.run_spec import fingerprint_of
+from leyline.identity import sampling_seed
 from leyline.v1.decision_pb2 import (
     ACTION_TYPE_WAIT,
     SELECTION_MODE_GREEDY,
@@ -16,7 +18,8 @@ from leyline.v1.decision_pb2 import (
     SelectionMode,
 )
 from leyline.v1.episode_pb2 import EpisodeOrigin
-from leyline.v1.snapshot_pb2 import StepId
+from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
+from leyline.v1.trainer_pb2 import RunSpec
 from leyline.v1.transition_pb2 import DECIDER_FALLBACK, DECIDER_POLICY
 
 
@@ -81,6 +84,20 @@ class Decider(Protocol):
 
     def end(self) -> None:
         """Nothing more is asked in the episode."""
+
+
+def question(spec: RunSpec, record: EpisodeRecord, snapshot: MultiSlotSnapshot) -> DecisionQuery:
+    """What a policy is asked at a step of an episode."""
+    step_id = snapshot.step_id
+    policy = spec.policy
+    return DecisionQuery(
+        snapshot=snapshot,
+        spec_fingerprint=fingerprint_of(spec),
+        sampling_seed=sampling_seed(spec.seed, step_id.episode_index, step_id.step),
+        mode=record.mode,
+        policy_version=record.policy_version,
+        temperature=policy.temperature if policy.HasField("temperature") else None,
+    )
 
 
 def fallback(step_id: StepId, reason: str) -> Decided:

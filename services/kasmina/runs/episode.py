@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from chassis.logging import bind_call
 from kasmina.network.slot import Outcome
 from kasmina.runs import run_spec
-from kasmina.runs.decider import Answer, Decider, EpisodeTerms
+from kasmina.runs.decider import Answer, Decider, EpisodeTerms, question
 from kasmina.runs.episode_files import EpisodeFiles
 from kasmina.runs.episode_log import Decided, EpisodeRecord
 from kasmina.runs.episode_source import EpisodeSource, EpisodeTrainer
@@ -25,8 +25,6 @@ from kasmina.runs.observation import action_of, execution_message, facts_message
 from kasmina.runs.origin import origin_of
 from kasmina.runs.run_control import RunControl
 from kasmina.runs.state_directory import StateDirectory
-from leyline.identity import sampling_seed
-from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
 from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDecided
@@ -185,14 +183,7 @@ class Episode:
         known = self._journal.episodes.decided(step_id)
         if known is not None:
             return Answer(known, latency_s=None), record
-        query = DecisionQuery(
-            snapshot=snapshot,
-            spec_fingerprint=self._fingerprint,
-            sampling_seed=sampling_seed(self._setting.spec.seed, self._index, step_id.step),
-            mode=record.mode,
-            policy_version=record.policy_version,
-        )
-        answer = self._setting.decider.decide(query)
+        answer = self._setting.decider.decide(question(self._setting.spec, record, snapshot))
         decision = answer.decided.decision
         pin = decision.policy_version if decision.HasField("policy_version") else None
         self._control.persist(

@@ -138,6 +138,7 @@ def _plan(spec: RunSpec) -> Iterator[Complaint]:
         ("mode", policy.mode != SELECTION_MODE_GREEDY),
         ("decision_timeout", policy.HasField("decision_timeout")),
         ("deterministic", policy.deterministic),
+        ("temperature", policy.HasField("temperature")),
     ):
         if given:
             yield invalid(f"spec.policy.{field}", "must be empty: a plan asks no policy")

@@ -71,6 +71,7 @@ class NetworkPolicy(ABC):
                     slot_order(query.snapshot),
                     sampling_seed=query.sampling_seed,
                     mode=query.mode,
+                    temperature=query.temperature if query.HasField("temperature") else 1.0,
                     value=value,
                 )
         return [choices[index] for index in range(len(queries))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import itertools
 from collections.abc import Callable
@@ -62,6 +63,16 @@ def stages(snapshots: list[MultiSlotSnapshot], depth: int) -> list[str]:
         StageMessage.Name(snapshot.slots[depth].stage).removeprefix("STAGE_")
         for snapshot in snapshots
     ]
+
+
+def test_the_policy_is_asked_at_the_temperature_of_the_options(
+    neighbours: Neighbours, tmp_path: Path
+) -> None:
+    loop = Loop.of("features")
+    options = dataclasses.replace(OPTIONS, temperature=0.5)
+    with loop.attached(neighbours, tmp_path, horizon=2, options=options) as growth:
+        loop.run(2, growth)
+    assert [query.temperature for query in neighbours.policy.asked] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("model", ["skipping", "tokens", "features"])

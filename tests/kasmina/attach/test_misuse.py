@@ -66,6 +66,7 @@ class Peculiar(torch.optim.SGD):
         ({"policy": "localhost"}, "policy is 'localhost'; it must be HOST:PORT"),
         ({"experience": "localhost"}, "experience is 'localhost'; it must be HOST:PORT"),
         ({"options": AttachOptions(seed=-1)}, r"seed is -1; it must be in \[0, 2\^64\)"),
+        ({"options": AttachOptions(temperature=0.0)}, r"temperature is 0.0; it must be in \[0.01"),
         (
             {"options": AttachOptions(observation_spec="sead")},
             "observation_spec is 'sead'; it must be",

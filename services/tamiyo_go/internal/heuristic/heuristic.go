@@ -19,6 +19,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -163,6 +164,9 @@ func decisionID(query *leylinev1.DecisionQuery) string {
 	step := query.GetSnapshot().GetStepId()
 	question := fmt.Appendf(nil, "leyline/decision/1:%s:%d:%d:%d:%d:%s",
 		step.GetRunId(), step.GetEpisodeIndex(), step.GetStep(), query.GetSamplingSeed(), query.GetMode(), Version)
+	if query.Temperature != nil {
+		question = fmt.Appendf(question, ":%016x", math.Float64bits(query.GetTemperature()))
+	}
 	digest := sha256.Sum256(question)
 	return hex.EncodeToString(digest[:16])
 }
