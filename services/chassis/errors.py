@@ -148,6 +148,11 @@ class ErrorCode(Enum):
         "{queue} is full: {limit} are waiting already",
         retry_after_s=0.5,
     )
+    TOO_MANY_CALLS = ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED,
+        "the server has {limit} calls open already, and takes no more at once",
+        retry_after_s=0.5,
+    )
     DISK_FULL = ErrorSpec(
         StatusCode.RESOURCE_EXHAUSTED,
         "no room is left on the disk of {path}",

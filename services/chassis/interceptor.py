@@ -38,6 +38,7 @@ Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
 
 _NO_MESSAGE = object()
 _CHECKS_ITSELF = "_checks_itself"
+_HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 _log = get_logger(__name__)
 
@@ -45,15 +46,19 @@ _log = get_logger(__name__)
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds every call of a server."""
 
-    def __init__(self, drain: Drain, default_deadline_s: float) -> None:
+    def __init__(self, drain: Drain, default_deadline_s: float, limit: int) -> None:
         """Take what the server knows.
 
         Args:
             drain: ends request streams when the server stops.
             default_deadline_s: seconds for a unary call that came without a deadline.
+            limit: calls that may be open at once. gRPC could refuse the others by itself, but
+                cannot say when to try again.
         """
         self._drain = drain
         self._default_deadline_s = default_deadline_s
+        self._limit = limit
+        self._open = 0
 
     async def intercept_service(
         self,
@@ -112,7 +117,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # The call's task has a context of its own, so nothing of this outlives it.
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id, "method": method})
         started, code = time.monotonic(), grpc.StatusCode.OK
+        self._open += 1
         try:
+            # A full server is alive, and whoever restarts those that are not must hear so.
+            if self._open > self._limit and method != _HEALTH_CHECK:
+                raise LeylineError(ErrorCode.TOO_MANY_CALLS, limit=self._limit)
             yield
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
@@ -129,6 +138,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = said.code.spec.status
             await _abort(context, said, request_id)
         finally:
+            self._open -= 1
             milliseconds = round((time.monotonic() - started) * 1000, 3)
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
             log("call", code=getattr(code, "name", code), duration_ms=milliseconds)

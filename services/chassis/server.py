@@ -50,11 +50,14 @@ class Server:
         self.drain = Drain()
         self.address = settings.listen
         self.grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.drain, settings.default_deadline_s)],
+            interceptors=[
+                CallInterceptor(
+                    self.drain, settings.default_deadline_s, settings.max_concurrent_rpcs
+                )
+            ],
             options=settings.transport.server_options(
                 settings.max_connection_age_s, settings.max_connection_age_grace_s
             ),
-            maximum_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(

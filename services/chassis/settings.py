@@ -57,7 +57,8 @@ class ServerSettings(BaseSettings):
         drain_grace_s: seconds that open calls have to end after SIGTERM.
         max_connection_age_s: seconds after which clients have to connect anew.
         max_connection_age_grace_s: seconds that calls on an old connection may go on.
-        max_concurrent_rpcs: calls open at once, health watches included; more are refused.
+        max_concurrent_rpcs: calls open at once, health watches included; more are refused, but for
+            health checks.
         default_deadline_s: seconds for a unary call whose client gave no deadline.
         keepalive_s: seconds of silence after which a connection is probed.
         keepalive_timeout_s: seconds to wait for the answer.

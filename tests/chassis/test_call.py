@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from chassis.channel import call_metadata, remaining_s
 from chassis.errors import ErrorCode, LeylineError
@@ -345,12 +346,58 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_answered(start:
     calls = [_registry(channel).GetPolicy(GET) for _ in range(3)]
     pending = [asyncio.ensure_future(_outcome(call)) for call in calls]
     done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-    assert {task.result() for task in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    (refused,) = (task.result() for task in done)
+    assert isinstance(refused, RemoteError)
+    assert refused.error_code is ErrorCode.TOO_MANY_CALLS
+    assert refused.retry_after_s == 0.5
+    health = health_pb2_grpc.HealthStub(channel)
+    await health.Check(health_pb2.HealthCheckRequest())
     release.set()
     outcomes = await asyncio.gather(*pending)
-    assert sorted(code.name for code in outcomes) == ["OK", "OK", "RESOURCE_EXHAUSTED"]
+    assert sum(outcome is None for outcome in outcomes) == 2
+    assert await _outcome(_registry(channel).GetPolicy(GET)) is None
 
 
-async def _outcome(call: Any) -> grpc.StatusCode:
-    code: grpc.StatusCode = await call.code()
-    return code
+async def test_an_old_connection_takes_no_new_calls_and_its_open_ones_get_their_grace(
+    start: Any,
+) -> None:
+    peers: list[str] = []
+
+    async def get(_request: Any, context: Context) -> Any:
+        peers.append(context.peer())
+        return registry_pb2.GetPolicyResponse()
+
+    async def watch(_request: Any, context: Context) -> AsyncIterator[Any]:
+        peers.append(context.peer())
+        while True:
+            yield registry_pb2.WatchPoliciesResponse()
+            await asyncio.sleep(0.02)
+
+    _, channel = await start(
+        {"GetPolicy": get, "WatchPolicies": watch},
+        max_connection_age_s=1,
+        max_connection_age_grace_s=1,
+    )
+    watching = _registry(channel).WatchPolicies(registry_pb2.WatchPoliciesRequest())
+    await watching.read()
+    while len(set(peers)) < 2:
+        await _registry(channel).GetPolicy(GET)
+        await asyncio.sleep(0.02)
+    assert await watching.read() is not grpc.aio.EOF, "the open stream goes on where it was"
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await _read_on(watching)
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def _read_on(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def _outcome(call: Any) -> RemoteError | None:
+    """How a call was refused; None where it was answered."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return from_rpc_error(error)
+    return None

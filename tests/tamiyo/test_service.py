@@ -267,3 +267,19 @@ async def test_a_stream_that_is_open_at_the_end_is_told_so(tmp_path: Path) -> No
             await call.read()
         assert from_rpc_error(caught.value).error_code is ErrorCode.SHUTTING_DOWN
         await asyncio.gather(server, return_exceptions=True)
+
+
+async def test_a_thousand_streams_are_open_at_once_and_each_is_answered(tmp_path: Path) -> None:
+    async with running(tmp_path, policy="heuristic") as channel:
+        stub = PolicyServiceStub(channel)
+        streams: list[Any] = [stub.StreamDecisions() for _ in range(1000)]
+        for turn in range(2):
+            for number, stream in enumerate(streams):
+                asked = query(turn, run=f"run-{number}")
+                await stream.write(StreamDecisionsRequest(query=asked))
+            for number, stream in enumerate(streams):
+                answer = await stream.read()
+                assert answer.HasField("decision"), answer
+                assert (answer.step_id.run_id, answer.step_id.step) == (f"run-{number}", turn)
+        for stream in streams:
+            await stream.done_writing()
