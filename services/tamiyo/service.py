@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from chassis import process
@@ -25,7 +26,7 @@ from tamiyo.registry import Registry
 from tamiyo.servicer import Introduction
 from tamiyo.serving import add_server_flags, serve_versions
 from tamiyo.settings import TamiyoSettings
-from tamiyo.versions import BuiltInVersions, LearnedVersions
+from tamiyo.versions import BuiltInVersions, LearnedVersions, PolicyVersions
 
 _EXAMPLES = """\
 examples:
@@ -37,6 +38,8 @@ examples:
       plays a fixed plan, a control: a mapping as under policy.plan in a run's file
   leyline serve tamiyo --policy random --listen 127.0.0.1:0 --port-file /tmp/tamiyo.address
       lets the kernel choose a port, and writes it down
+  leyline serve tamiyo --shadow mlp-0123456789ab
+      asks that version too, and logs what it would have decided
   leyline serve tamiyo --registry simic:50053 --listen 0.0.0.0:50052 --insecure
       takes plain text from other machines, as inside a container
 
@@ -53,9 +56,24 @@ async def serve(settings: TamiyoSettings) -> None:
     introduction = Introduction(settings.policy, spec_by_name(settings.spec))
     if settings.policy == "learned":
         async with _learned(settings) as versions:
-            await serve_versions(settings, introduction, versions)
+            await serve_versions(
+                settings, introduction, versions, shadow=_shadow(settings, versions)
+            )
     else:
-        await serve_versions(settings, introduction, BuiltInVersions(_built_in(settings)))
+        built_in = BuiltInVersions(_built_in(settings))
+        await serve_versions(settings, introduction, built_in, shadow=_shadow(settings, built_in))
+
+
+def _shadow(
+    settings: TamiyoSettings, versions: PolicyVersions
+) -> Callable[[], Awaitable[Policy]] | None:
+    """Give the policy that is only logged; a version may be there later than the server."""
+    if settings.shadow is None:
+        return None
+    if settings.shadow not in BUILT_IN:
+        return partial(versions.resolve, settings.shadow)
+    built_in = BuiltInVersions(BUILT_IN[settings.shadow](spec_by_name(settings.spec)))
+    return partial(built_in.resolve, None)
 
 
 def _built_in(settings: TamiyoSettings) -> Policy:
@@ -119,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--spec", metavar="NAME", help="observation spec of built-in policies: seed or extended"
+    )
+    parser.add_argument(
+        "--shadow",
+        metavar="NAME",
+        help="policy or registered version that is asked the same and only logged",
     )
     add_server_flags(parser)
     return parser

@@ -26,6 +26,7 @@ from leyline.v1.policy_pb2 import (
 from leyline.v1.policy_pb2_grpc import PolicyServiceServicer
 from tamiyo.batch import DecisionBatcher
 from tamiyo.policy import admit, slot_requirement
+from tamiyo.shadow import Shadow
 from tamiyo.versions import PolicyVersions
 
 SERVICE = "leyline.v1.PolicyService"
@@ -55,7 +56,11 @@ class PolicyServicer(PolicyServiceServicer):
     """Says who decides, and decides."""
 
     def __init__(
-        self, introduction: Introduction, versions: PolicyVersions, batcher: DecisionBatcher
+        self,
+        introduction: Introduction,
+        versions: PolicyVersions,
+        batcher: DecisionBatcher,
+        shadow: Shadow | None = None,
     ) -> None:
         """Serve a policy.
 
@@ -63,10 +68,12 @@ class PolicyServicer(PolicyServiceServicer):
             introduction: who it is.
             versions: what decides.
             batcher: when and together with what.
+            shadow: is asked the same afterwards.
         """
         self._introduction = introduction
         self._versions = versions
         self._batcher = batcher
+        self._shadow = shadow
 
     async def GetPolicyInfo(
         self, request: GetPolicyInfoRequest, context: Context
@@ -122,7 +129,10 @@ class PolicyServicer(PolicyServiceServicer):
         pinned = query.policy_version if query.HasField("policy_version") else None
         policy = await self._versions.resolve(pinned)
         admit(policy, query)
-        return await self._batcher.decide(policy, query)
+        decision = await self._batcher.decide(policy, query)
+        if self._shadow is not None:
+            self._shadow.ask(query, decision)
+        return decision
 
 
 def _bind(query: DecisionQuery) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from chassis.server import Server
 from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from tamiyo.batch import DecisionBatcher
+from tamiyo.policy import Policy
 from tamiyo.servicer import SERVICE, Introduction, PolicyServicer
 from tamiyo.settings import PolicySettings
+from tamiyo.shadow import Shadow
 from tamiyo.versions import BuiltInVersions, LearnedVersions
 
 
@@ -19,6 +22,7 @@ async def serve_versions(
     versions: BuiltInVersions | LearnedVersions,
     *,
     in_thread: bool = False,
+    shadow: Callable[[], Awaitable[Policy]] | None = None,
 ) -> None:
     """Serve until the task is cancelled; then drain.
 
@@ -27,6 +31,7 @@ async def serve_versions(
         introduction: what the server says of its policy.
         versions: what decides.
         in_thread: whether it may take so long that it must not hold up the event loop.
+        shadow: gives a policy that is asked the same and only logged.
 
     Raises:
         StartupError: the address cannot be used.
@@ -34,13 +39,18 @@ async def serve_versions(
     server = Server(settings, [SERVICE])
     # The batches outlive the server, so that draining calls still get their answers.
     async with DecisionBatcher(settings.queue_size, in_thread=in_thread) as batcher:
-        servicer = PolicyServicer(introduction, versions, batcher)
+        beside = None if shadow is None else Shadow(shadow, batcher)
+        servicer = PolicyServicer(introduction, versions, batcher, beside)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
-        async with server:
-            if isinstance(versions, LearnedVersions):
-                server.set_not_serving("no version of the policy has been loaded yet")
-                await versions.ready.wait()
-            await server.serve()
+        try:
+            async with server:
+                if isinstance(versions, LearnedVersions):
+                    server.set_not_serving("no version of the policy has been loaded yet")
+                    await versions.ready.wait()
+                await server.serve()
+        finally:
+            if beside is not None:
+                beside.close()
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

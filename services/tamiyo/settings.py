@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from chassis.address import Address
 from chassis.settings import ListenAddress, ServerSettings, settings_config
+from tamiyo.policies import BUILT_IN
 
 
 class PolicySettings(ServerSettings):
@@ -36,6 +37,8 @@ class TamiyoSettings(PolicySettings):
         registry: where a learned policy's versions come from.
         state_dir: where they are kept for the next start.
         cached_versions: versions of a learned policy that are held ready, and kept on disk.
+        shadow: what is asked the same and only logged: ``wait``, ``random``, ``heuristic``, or a
+            version of the registry.
     """
 
     policy: Literal["wait", "random", "heuristic", "schedule", "learned"] = "learned"
@@ -44,6 +47,7 @@ class TamiyoSettings(PolicySettings):
     registry: ListenAddress = Address.parse("127.0.0.1:50053")
     state_dir: Path = Path(".leyline/tamiyo")
     cached_versions: int = Field(default=16, ge=1, le=1024)
+    shadow: str | None = Field(default=None, min_length=1, max_length=128)
 
     @model_validator(mode="after")
     def _schedule_has_a_plan(self) -> Self:
@@ -51,5 +55,14 @@ class TamiyoSettings(PolicySettings):
             raise ValueError(
                 "a plan belongs to the policy schedule, and that policy needs one: give both "
                 "--policy schedule and --plan FILE, or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shadow_is_to_be_had(self) -> Self:
+        if self.shadow is not None and self.shadow not in BUILT_IN and self.policy != "learned":
+            raise ValueError(
+                f"the shadow {self.shadow} is none of {', '.join(BUILT_IN)}: it would be a version "
+                "of the registry, which only --policy learned follows"
             )
         return self
