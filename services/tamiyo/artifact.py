@@ -19,6 +19,7 @@ import onnxruntime
 
 from chassis.validation import violations
 from leyline.observation import BadSpec, Vectorizer, fingerprint, vector_length
+from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
 from tamiyo.outputs import Float32, Outputs
 
@@ -30,9 +31,10 @@ Golden outputs are exact, the graph computes in float32: with weights a few time
 network its rounding alone comes to 1e-5.
 """
 
-_INPUT = "observation"
-_OUTPUTS = ("type_logits", "slot_logits", "value")
-_TYPES = 4
+INPUT = "observation"
+OUTPUTS = ("type_logits", "slot_logits", "value")
+TYPES = 4
+"""WAIT, GERMINATE, ADVANCE, CULL: the order of the type logits."""
 
 
 class Refusal(StrEnum):
@@ -53,14 +55,14 @@ class ArtifactRefused(Exception):
     Attributes:
         version: the version that its manifest names.
         reason: which check it failed.
-        message: what was found, for people.
+        message: what was found, for people; no longer than a report to Simic may be.
     """
 
     def __init__(self, version: str, reason: Refusal, message: str) -> None:
         self.version = version
         self.reason = reason
-        self.message = message
-        super().__init__(f"{version}: {reason}: {message}")
+        self.message = message[:4096]
+        super().__init__(f"{version}: {reason}: {self.message}")
 
 
 class Artifact:
@@ -81,8 +83,8 @@ class Artifact:
         self.slots = requirement.exactly if requirement.WhichOneof("slots") == "exactly" else None
         self._check_manifest()
         self._check_bytes(data)
-        self._session = self._open(data)
-        self._check_graph()
+        self._session = open_graph(manifest.policy_version, data)
+        check_graph(manifest.policy_version, self._session, manifest.observation_spec, self.slots)
         self._batch_rows = BATCH_ROWS
         self._graphs: dict[int, _FixedGraph] = {}
         self._check_golden_outputs()
@@ -148,58 +150,6 @@ class Artifact:
                 f"its sha256 is {digest}, its manifest says {self.manifest.artifact_sha256}",
             )
 
-    def _open(self, data: bytes) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.use_deterministic_compute = True
-        options.log_severity_level = 3
-        try:
-            return onnxruntime.InferenceSession(
-                data, sess_options=options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            # onnxruntime's exceptions have no common type below Exception.
-            raise self._refused(
-                Refusal.ARTIFACT_CORRUPT, f"onnxruntime cannot load it: {error}"
-            ) from error
-
-    def _check_graph(self) -> None:
-        slots = self.slots
-        length = None if slots is None else vector_length(self.manifest.observation_spec, slots)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if [node.name for node in inputs] != [_INPUT]:
-            raise self._refused(Refusal.GRAPH_MISMATCH, f"its only input must be {_INPUT!r}")
-        missing = set(_OUTPUTS) - {node.name for node in outputs}
-        if missing:
-            raise self._refused(Refusal.GRAPH_MISMATCH, f"it has no output {min(missing)!r}")
-        wanted: dict[str, list[int | None]] = {
-            _INPUT: [None, length],
-            "type_logits": [None, _TYPES],
-            "slot_logits": [None, _TYPES, slots],
-            "value": [None],
-        }
-        for node in [*inputs, *outputs]:
-            if node.name in wanted:
-                self._check_node(node, wanted[node.name])
-
-    def _check_node(self, node: Any, wanted: list[int | None]) -> None:
-        if node.type != "tensor(float)":
-            raise self._refused(Refusal.GRAPH_MISMATCH, f"{node.name!r} must be float32")
-        # onnxruntime gives a symbolic dimension as its name or None, a fixed one as a number.
-        # Where a number is wanted and none is given, the golden outputs tell.
-        given = [size if isinstance(size, int) else None for size in node.shape]
-        fits = len(given) == len(wanted) and all(
-            size is None or size == expected for size, expected in zip(given, wanted, strict=True)
-        )
-        if not fits:
-            raise self._refused(
-                Refusal.GRAPH_MISMATCH,
-                f"{node.name!r} has shape {node.shape}, wanted "
-                f"{['batch', *(size or 'any' for size in wanted[1:])]}",
-            )
-
     def _check_golden_outputs(self) -> None:
         by_length: dict[int, list[GoldenOutput]] = {}
         for golden in self.manifest.golden_outputs:
@@ -244,7 +194,7 @@ class Artifact:
             ("value", outputs.value, [golden.value]),
         ]
         for name, computed, expected in pairs:
-            shape = {"type_logits": (1, _TYPES), "slot_logits": (1, _TYPES, slots), "value": (1,)}
+            shape = {"type_logits": (1, TYPES), "slot_logits": (1, TYPES, slots), "value": (1,)}
             if computed.shape != shape[name] or computed.size != len(expected):
                 raise self._refused(
                     Refusal.GRAPH_MISMATCH, f"{name!r} has shape {computed.shape} for one row"
@@ -260,7 +210,82 @@ class Artifact:
                 )
 
     def _refused(self, reason: Refusal, message: str) -> ArtifactRefused:
-        return ArtifactRefused(self.manifest.policy_version, reason, message[:4096])
+        return ArtifactRefused(self.manifest.policy_version, reason, message)
+
+
+def open_graph(version: str, data: bytes) -> onnxruntime.InferenceSession:
+    """Load a graph as it is served: on one thread, the same bits for the same shape of a batch.
+
+    Raises:
+        ArtifactRefused: ARTIFACT_CORRUPT; `version` is what it names.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # its errors are raised, and need not be printed as well
+    try:
+        return onnxruntime.InferenceSession(
+            data, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        # onnxruntime's exceptions have no common type below Exception.
+        raise ArtifactRefused(
+            version, Refusal.ARTIFACT_CORRUPT, f"onnxruntime cannot load it: {error}"
+        ) from error
+
+
+def check_graph(
+    version: str,
+    session: onnxruntime.InferenceSession,
+    spec: ObservationSpec,
+    slots: int | None,
+) -> None:
+    """Check a graph's input and outputs: their names, types and shapes.
+
+    Args:
+        version: what a refusal names.
+        session: the graph.
+        spec: how its observations are made.
+        slots: the number of slots that it decides for, or None for any.
+
+    Raises:
+        ArtifactRefused: GRAPH_MISMATCH.
+    """
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if [node.name for node in inputs] != [INPUT]:
+        raise ArtifactRefused(version, Refusal.GRAPH_MISMATCH, f"its only input must be {INPUT!r}")
+    missing = set(OUTPUTS) - {node.name for node in outputs}
+    if missing:
+        raise ArtifactRefused(version, Refusal.GRAPH_MISMATCH, f"it has no output {min(missing)!r}")
+    wanted: dict[str, list[int | None]] = {
+        INPUT: [None, None if slots is None else vector_length(spec, slots)],
+        "type_logits": [None, TYPES],
+        "slot_logits": [None, TYPES, slots],
+        "value": [None],
+    }
+    for node in [*inputs, *outputs]:
+        if node.name in wanted:
+            _check_node(version, node, wanted[node.name])
+
+
+def _check_node(version: str, node: Any, wanted: list[int | None]) -> None:
+    if node.type != "tensor(float)":
+        raise ArtifactRefused(version, Refusal.GRAPH_MISMATCH, f"{node.name!r} must be float32")
+    # onnxruntime gives a symbolic dimension as its name or None, a fixed one as a number.
+    # Where a number is wanted and none is given, the golden outputs tell.
+    given = [size if isinstance(size, int) else None for size in node.shape]
+    fits = len(given) == len(wanted) and all(
+        size is None or size == expected for size, expected in zip(given, wanted, strict=True)
+    )
+    if not fits:
+        raise ArtifactRefused(
+            version,
+            Refusal.GRAPH_MISMATCH,
+            f"{node.name!r} has shape {node.shape}, wanted "
+            f"{['batch', *(size or 'any' for size in wanted[1:])]}",
+        )
 
 
 class _FixedGraph:
@@ -275,13 +300,13 @@ class _FixedGraph:
         self._session = session
         self._observations = np.zeros((rows, length), np.float32)
         self._outputs = Outputs(
-            np.zeros((rows, _TYPES), np.float32),
-            np.zeros((rows, _TYPES, slots), np.float32),
+            np.zeros((rows, TYPES), np.float32),
+            np.zeros((rows, TYPES, slots), np.float32),
             np.zeros(rows, np.float32),
         )
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(_INPUT, _shared(self._observations))
-        for name, output in zip(_OUTPUTS, self._outputs, strict=True):
+        self._binding.bind_ortvalue_input(INPUT, _shared(self._observations))
+        for name, output in zip(OUTPUTS, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, _shared(output))
 
     def run(self, observations: Float32) -> Outputs:
