@@ -18,6 +18,7 @@ from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
 
 Float32 = NDArray[np.float32]
 HIDDEN = (32, 16)
+GLOBAL, PER_SLOT = len(SEED_SPEC.global_features), len(SEED_SPEC.slot_features)
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,49 @@ def minus_the_batch_mean() -> list[onnx.NodeProto]:
         helper.make_node("ReduceMean", ["observation"], ["mean"], axes=[0], keepdims=1),
         helper.make_node("Sub", ["observation", "mean"], ["centred"]),
     ]
+
+
+def sums(observations: Float32) -> tuple[Float32, Float32, Float32]:
+    """Compute what ``sums_graph`` makes, with numpy."""
+    common = observations[:, :GLOBAL].sum(axis=1)
+    each = observations[:, GLOBAL:].reshape(len(observations), -1, PER_SLOT).sum(axis=2)
+    types = np.repeat(common[:, np.newaxis], 4, axis=1)
+    return types, np.repeat(each[:, np.newaxis], 4, axis=1), common
+
+
+def sums_graph() -> onnx.ModelProto:
+    """Return a graph that takes any number of slots: logits are sums of features."""
+    nodes = [
+        helper.make_node("Slice", ["observation", "zero", "global", "one"], ["common"]),
+        helper.make_node("Slice", ["observation", "global", "far", "one"], ["rest"]),
+        helper.make_node("ReduceSum", ["common", "one"], ["value"], keepdims=0),
+        helper.make_node("ReduceSum", ["common", "one"], ["column"], keepdims=1),
+        helper.make_node("Concat", ["column"] * 4, ["type_logits"], axis=1),
+        helper.make_node("Reshape", ["rest", "shape"], ["slots"]),
+        helper.make_node("ReduceSum", ["slots", "two"], ["each"], keepdims=0),
+        helper.make_node("Unsqueeze", ["each", "one"], ["row"]),
+        helper.make_node("Concat", ["row"] * 4, ["slot_logits"], axis=1),
+    ]
+    constants = {
+        "zero": [0],
+        "one": [1],
+        "two": [2],
+        "global": [GLOBAL],
+        "far": [1 << 30],
+        "shape": [0, -1, PER_SLOT],
+    }
+    graph = helper.make_graph(
+        nodes,
+        "sums",
+        [_tensor("observation", ["batch", "length"])],
+        [
+            _tensor("type_logits", ["batch", 4]),
+            _tensor("slot_logits", ["batch", 4, "slots"]),
+            _tensor("value", ["batch"]),
+        ],
+        [numpy_helper.from_array(np.array(a, np.int64), name) for name, a in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def _tensor(name: str, shape: Sequence[str | int]) -> onnx.ValueInfoProto:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from tests.tamiyo.networks import Network, Version
+from onnx import helper
+from tests.tamiyo.networks import Network, Version, sums, sums_graph
 from tests.tamiyo.queries import query
 
 from chassis.errors import ErrorCode, LeylineError
@@ -28,7 +27,6 @@ from tamiyo.policies.learned import LearnedPolicy
 from tamiyo.sampling import ACTION_TYPES
 
 Float32 = NDArray[np.float32]
-GLOBAL, PER_SLOT = len(SEED_SPEC.global_features), len(SEED_SPEC.slot_features)
 
 
 def learned(version: Version) -> LearnedPolicy:
@@ -77,53 +75,14 @@ def _log_prob(logits: Float32, index: int) -> float:
     return float(wide[index] - np.log(np.exp(wide).sum()))
 
 
-def _sums(observations: Float32) -> tuple[Float32, Float32, Float32]:
-    """Compute what ``_any_slots`` makes, with numpy."""
-    common = observations[:, :GLOBAL].sum(axis=1)
-    each = observations[:, GLOBAL:].reshape(len(observations), -1, PER_SLOT).sum(axis=2)
-    types = np.repeat(common[:, np.newaxis], 4, axis=1)
-    return types, np.repeat(each[:, np.newaxis], 4, axis=1), common
-
-
 def _any_slots() -> Version:
-    """Return a version whose graph takes any number of slots: logits are sums of features."""
-    nodes = [
-        helper.make_node("Slice", ["observation", "zero", "global", "one"], ["common"]),
-        helper.make_node("Slice", ["observation", "global", "far", "one"], ["rest"]),
-        helper.make_node("ReduceSum", ["common", "one"], ["value"], keepdims=0),
-        helper.make_node("ReduceSum", ["common", "one"], ["column"], keepdims=1),
-        helper.make_node("Concat", ["column"] * 4, ["type_logits"], axis=1),
-        helper.make_node("Reshape", ["rest", "shape"], ["slots"]),
-        helper.make_node("ReduceSum", ["slots", "two"], ["each"], keepdims=0),
-        helper.make_node("Unsqueeze", ["each", "one"], ["row"]),
-        helper.make_node("Concat", ["row"] * 4, ["slot_logits"], axis=1),
-    ]
-    constants = {
-        "zero": [0],
-        "one": [1],
-        "two": [2],
-        "global": [GLOBAL],
-        "far": [1 << 30],
-        "shape": [0, -1, PER_SLOT],
-    }
-    graph = helper.make_graph(
-        nodes,
-        "sums",
-        [_tensor("observation", "batch", "length")],
-        [
-            _tensor("type_logits", "batch", 4),
-            _tensor("slot_logits", "batch", 4, "slots"),
-            _tensor("value", "batch"),
-        ],
-        [numpy_helper.from_array(np.array(a, np.int64), name) for name, a in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    version = Network().version(model)
+    """Return a version that decides for any number of slots."""
+    version = Network().version(sums_graph())
     version.manifest.slots.any = True
     del version.manifest.golden_outputs[:]
     for slots in (1, 3):
         observation = Network(slots=slots).observations(1)
-        types, slot_logits, value = _sums(observation)
+        types, slot_logits, value = sums(observation)
         version.manifest.golden_outputs.append(
             GoldenOutput(
                 observation=observation[0].tolist(),
@@ -143,10 +102,6 @@ def _measure_everything(snapshot: MultiSlotSnapshot) -> None:
         slot.seed_improvement = 0.01
 
 
-def _tensor(name: str, *shape: str | int) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-
 def test_an_artifact_for_any_number_of_slots_decides_for_different_ones_at_once() -> None:
     policy = learned(_any_slots())
     assert policy.slots is None
@@ -158,7 +113,7 @@ def test_an_artifact_for_any_number_of_slots_decides_for_different_ones_at_once(
     choices = policy.decide(queries)
     assert list(choices) == [policy.decide([asked])[0] for asked in queries]
     for asked, choice in zip(queries, choices, strict=True):
-        (value,) = _sums(vectorize(asked.snapshot, SEED_SPEC)[np.newaxis])[2]
+        (value,) = sums(vectorize(asked.snapshot, SEED_SPEC)[np.newaxis])[2]
         assert choice.value is not None
         assert abs(choice.value - value) < 1e-4
 
