@@ -14,6 +14,7 @@ from leyline.cli import (
     experience,
     forks,
     health,
+    importing,
     networks,
     policies,
     runs,
@@ -45,6 +46,7 @@ application.add_typer(runs.commands, name="run")
 application.add_typer(networks.commands, name="network")
 application.add_typer(training.commands, name="training")
 policies.register(application)
+application.add_typer(importing.commands, name="policy")
 application.add_typer(experience.commands, name="experience")
 health.register(application)
 conformance.register(application)

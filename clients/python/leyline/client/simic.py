@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 
@@ -26,12 +26,19 @@ from leyline.v1.learner_pb2 import (
 from leyline.v1.learner_pb2_grpc import LearnerServiceStub
 from leyline.v1.registry_pb2 import (
     ActivatePolicyRequest,
+    ArtifactChunk,
     GetPolicyRequest,
     GetPolicyResponse,
     ListPoliciesRequest,
     PolicyManifest,
+    RegisterPolicyRequest,
+    RegisterPolicyResponse,
 )
 from leyline.v1.registry_pb2_grpc import PolicyRegistryServiceStub
+
+_CHUNK_BYTES = 256 * 1024
+_UPLOAD_TIMEOUT_S = 600.0
+"""For 64 MiB, which is what an artifact may have, at 1 Mbit/s."""
 
 
 class Experience(Client):
@@ -73,11 +80,29 @@ class Registry(Client):
         request = GetPolicyRequest(policy_version=policy_version)
         return await self._call(self._stub.GetPolicy(request, timeout=CALL_TIMEOUT_S))
 
+    async def register(self, manifest: PolicyManifest, artifact: bytes) -> RegisterPolicyResponse:
+        """Register a version. One that is there already is returned as it is, with its own
+        manifest.
+
+        Args:
+            manifest: all about it but its bytes.
+            artifact: the bytes, at most 64 MiB.
+        """
+        request = _upload(manifest, artifact)
+        return await self._call(self._stub.RegisterPolicy(request, timeout=_UPLOAD_TIMEOUT_S))
+
     async def activate(self, policy_version: str, reason: str = "") -> str:
         """Make a version the active one; returns the one that was."""
         request = ActivatePolicyRequest(policy_version=policy_version, reason=reason)
         answer = await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
         return answer.previous_version
+
+
+def _upload(manifest: PolicyManifest, artifact: bytes) -> Iterator[RegisterPolicyRequest]:
+    yield RegisterPolicyRequest(manifest=manifest)
+    for offset in range(0, len(artifact), _CHUNK_BYTES):
+        chunk = ArtifactChunk(offset=offset, data=artifact[offset : offset + _CHUNK_BYTES])
+        yield RegisterPolicyRequest(chunk=chunk)
 
 
 class Learner(Client):

@@ -1,0 +1,149 @@
+"""`leyline policy import`: a network of one's own as a version in the registry."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json
+from leyline.client import Registry
+from leyline.document import Document
+from leyline.installation import check_extra
+from leyline.observation import fingerprint, spec_by_name, spec_names
+from leyline.v1.observation_pb2 import ObservationSpec
+from leyline.v1.policy_pb2 import SlotRequirement
+from leyline.v1.registry_pb2 import PolicyManifest
+
+commands = typer.Typer(help="Policies of one's own.", no_args_is_help=True)
+
+
+@commands.callback()
+def _commands() -> None:
+    pass
+
+
+@commands.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The network.")],
+    name: Annotated[
+        str, typer.Option(help="Its name; the version is NAME and the SHA-256 of the file.")
+    ],
+    spec: Annotated[
+        str,
+        typer.Option(
+            metavar="seed|extended|FILE",
+            help="The observation spec that it was made for; one of your own as YAML or JSON.",
+        ),
+    ] = "seed",
+    slots: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|any", help="For how many slots it decides, where its shapes leave that open."
+        ),
+    ] = None,
+    activate: Annotated[
+        bool, typer.Option("--activate", help="Make it the active version, too.")
+    ] = False,
+    simic: SimicAt = SIMIC,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put an ONNX model of your own into the registry, for `leyline serve tamiyo` to serve.
+
+    The model has one input, observation (batch, length), and three outputs:
+    type_logits (batch, 4) over WAIT, GERMINATE, ADVANCE and CULL,
+    slot_logits (batch, 4, slots), and value (batch). All are float32, the batch
+    is open, and the weights are in the file. Nothing is sent before the model
+    has passed what Tamiyo checks. The same file again is the same version again.
+
+    Examples:
+
+      leyline policy import model.onnx --name mine
+
+      leyline policy import model.onnx --name mine --spec extended --slots any --activate
+    """
+    observation_spec, requirement = _spec(spec), None if slots is None else _requirement(slots)
+    check_extra("tamiyo")
+    # By name, because the client must not depend on the services.
+    imported = importlib.import_module("tamiyo.imported")
+    try:
+        data: bytes = imported.read_model(file)
+        manifest: PolicyManifest = imported.manifest_of(data, name, observation_spec, requirement)
+    except imported.ModelRefused as error:
+        _refuse(file, str(error))
+
+    async def send() -> tuple[PolicyManifest, bool, bool]:
+        async with Registry(simic, ca) as registry:
+            answer = await registry.register(manifest, data)
+            if not _mean_the_same(answer.manifest, manifest):
+                _refuse(
+                    file,
+                    f"{manifest.policy_version} is there already, as {_described(answer.manifest)}"
+                    f", not as {_described(manifest)}, and a version is never changed: "
+                    "choose another --name",
+                )
+            if activate:
+                await registry.activate(manifest.policy_version, "leyline policy import --activate")
+            active = (await registry.get(manifest.policy_version)).active
+            return answer.manifest, answer.already_registered, active
+
+    registered, known, active = finish(send())
+    if as_json:
+        print_json({**as_dict(registered), "active": active, "already_registered": known})
+        return
+    version = registered.policy_version
+    at = f"{registered.registered_at.ToDatetime():%Y-%m-%d %H:%M:%S}"
+    print(f"version     {version}")
+    print(f"size        {registered.artifact_size:,} bytes")
+    print(f"decides on  {_described(registered)}")
+    print(f"registered  {f'already, {at}: nothing is changed' if known else at}")
+    print(f"active      {'yes' if active else f'no; leyline policies --activate {version}'}")
+
+
+def _refuse(file: Path, why: str) -> NoReturn:
+    print(f"leyline: {file} is not imported: {why}", file=sys.stderr)
+    raise typer.Exit(1) from None
+
+
+def _spec(spec: str) -> ObservationSpec:
+    """Return the spec of a name, or of a file, which may leave out its fingerprint."""
+    if spec in spec_names():
+        return spec_by_name(spec)
+    path = Path(spec)
+    if not path.exists():
+        raise typer.BadParameter(
+            f"--spec: {spec} is neither a file nor one of {', '.join(spec_names())}"
+        )
+    document = Document.read(path)
+    if "fingerprint" in (key.value for key, _ in document.root.value):
+        return document.message(ObservationSpec)
+    document.change(f"fingerprint={'0' * 64}")
+    made = document.message(ObservationSpec)
+    made.fingerprint = fingerprint(made)
+    return made
+
+
+def _requirement(slots: str) -> SlotRequirement:
+    if slots == "any":
+        return SlotRequirement(any=True)
+    if not (slots.isascii() and slots.isdigit() and 1 <= int(slots) <= 64):
+        raise typer.BadParameter(f"--slots: {slots!r} is neither a number from 1 to 64 nor any")
+    return SlotRequirement(exactly=int(slots))
+
+
+def _mean_the_same(one: PolicyManifest, other: PolicyManifest) -> bool:
+    return (
+        one.observation_spec.fingerprint == other.observation_spec.fingerprint
+        and one.slots == other.slots
+    )
+
+
+def _described(manifest: PolicyManifest) -> str:
+    count = manifest.slots.exactly or "any number of"
+    plural = "" if count == 1 else "s"
+    spec = manifest.observation_spec
+    return f"{count} slot{plural} under the spec {spec.name}, fingerprint {spec.fingerprint[:12]}"
