@@ -52,8 +52,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Args:
             drain: ends request streams when the server stops.
             default_deadline_s: seconds for a unary call that came without a deadline.
-            limit: calls that may be open at once. gRPC could refuse the others by itself, but
-                cannot say when to try again.
+            limit: calls that may be open at once. gRPC refuses calls by itself, too, but cannot say
+                when to try again.
         """
         self._drain = drain
         self._default_deadline_s = default_deadline_s
@@ -117,10 +117,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         # The call's task has a context of its own, so nothing of this outlives it.
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id, "method": method})
         started, code = time.monotonic(), grpc.StatusCode.OK
-        self._open += 1
+        # A full server is alive, and whoever restarts those that are not must hear so.
+        admitted = self._open < self._limit or method == _HEALTH_CHECK
+        self._open += admitted
         try:
-            # A full server is alive, and whoever restarts those that are not must hear so.
-            if self._open > self._limit and method != _HEALTH_CHECK:
+            if not admitted:
                 raise LeylineError(ErrorCode.TOO_MANY_CALLS, limit=self._limit)
             yield
         except asyncio.CancelledError:
@@ -138,7 +139,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = said.code.spec.status
             await _abort(context, said, request_id)
         finally:
-            self._open -= 1
+            self._open -= admitted
             milliseconds = round((time.monotonic() - started) * 1000, 3)
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
             log("call", code=getattr(code, "name", code), duration_ms=milliseconds)

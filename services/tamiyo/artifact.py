@@ -133,7 +133,7 @@ class Artifact:
                 f"its observation spec says fingerprint {spec.fingerprint}, and has {computed}",
             )
         try:
-            Vectorizer(spec)
+            self.vectorizer = Vectorizer(spec)
         except BadSpec as error:
             raise self._refused(Refusal.OBSERVATION_SPEC_UNSUPPORTED, str(error)) from error
 

@@ -101,7 +101,7 @@ class DecisionBatcher:
                 ErrorCode.QUEUE_FULL, queue="the queue of decisions", limit=self._limit
             )
         if self._calls == 1 and not self._in_thread:
-            (answer,) = _answer(policy, [query])
+            (answer,) = answers(policy, [query])
             if isinstance(answer, Decision):
                 return answer
             raise answer
@@ -132,14 +132,16 @@ class DecisionBatcher:
         batch = _by_policy([it for it in self._waiting if not it.answer.done()])
         self._waiting.clear()
         if self._in_thread and batch:
-            answering = asyncio.get_running_loop().run_in_executor(self._executor, _answers, batch)
+            answering = asyncio.get_running_loop().run_in_executor(
+                self._executor, _batch_answers, batch
+            )
             answering.add_done_callback(lambda done: self._end(batch, done.result()))
         else:
-            self._end(batch, _answers(batch))
+            self._end(batch, _batch_answers(batch))
 
-    def _end(self, batch: Sequence[_Group], answers: Sequence[_Answers]) -> None:
+    def _end(self, batch: Sequence[_Group], answered_batch: Sequence[_Answers]) -> None:
         """Tell everybody, and begin the next batch where others have come meanwhile."""
-        for (_, questions), answered in zip(batch, answers, strict=True):
+        for (_, questions), answered in zip(batch, answered_batch, strict=True):
             for question, answer in zip(questions, answered, strict=True):
                 if question.answer.done():
                     continue
@@ -164,11 +166,11 @@ def _by_policy(questions: Sequence[_Question]) -> list[_Group]:
     return list(groups.values())
 
 
-def _answers(batch: Sequence[_Group]) -> list[_Answers]:
-    return [_answer(policy, [it.query for it in questions]) for policy, questions in batch]
+def _batch_answers(batch: Sequence[_Group]) -> list[_Answers]:
+    return [answers(policy, [it.query for it in questions]) for policy, questions in batch]
 
 
-def _answer(policy: Policy, queries: Sequence[DecisionQuery]) -> _Answers:
+def answers(policy: Policy, queries: Sequence[DecisionQuery]) -> Sequence[Decision | Exception]:
     """Ask a policy; where that fails, one by one, so that only the culprit gets the error."""
     try:
         choices = policy.decide(queries)
@@ -177,4 +179,4 @@ def _answer(policy: Policy, queries: Sequence[DecisionQuery]) -> _Answers:
         # Whatever a policy raises belongs to whoever asked, who may be many calls.
         if len(queries) == 1:
             return [error]
-        return [answer for query in queries for answer in _answer(policy, [query])]
+        return [answer for query in queries for answer in answers(policy, [query])]

@@ -92,7 +92,7 @@ class Policy(Protocol):
     def decide(self, queries: Sequence[DecisionQuery]) -> Sequence[Choice]:
         """Answer each query, in order.
 
-        Called from a worker thread, with queries that passed the contract's rules and ``admit``.
+        Called by one thread at a time, with queries that passed the contract's rules and ``admit``.
         An error spoils only the query that causes it: the others are asked again without it.
         """
 

@@ -95,7 +95,6 @@ class PolicyServicer(PolicyServiceServicer):
 
     async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:
         """Decide once."""
-        _bind(request.query)
         with self._batcher.call():
             return DecideResponse(decision=await self._decide(request.query))
 
@@ -121,21 +120,21 @@ class PolicyServicer(PolicyServiceServicer):
             response.decision.CopyFrom(await self._decide(query))
         except Exception as error:
             # A policy of somebody's own may raise anything: that must not cost the episode.
-            _bind(query)
             response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
         return response
 
     async def _decide(self, query: DecisionQuery) -> Decision:
-        pinned = query.policy_version if query.HasField("policy_version") else None
-        policy = await self._versions.resolve(pinned)
-        admit(policy, query)
-        decision = await self._batcher.decide(policy, query)
+        """Decide on a valid query."""
+        try:
+            pinned = query.policy_version if query.HasField("policy_version") else None
+            policy = await self._versions.resolve(pinned)
+            admit(policy, query)
+            decision = await self._batcher.decide(policy, query)
+        except Exception:
+            # Only where there is something to say: it is a part of every decision's time.
+            step = query.snapshot.step_id
+            bind_call(run_id=step.run_id, episode=step.episode_index)
+            raise
         if self._shadow is not None:
             self._shadow.ask(query, decision)
         return decision
-
-
-def _bind(query: DecisionQuery) -> None:
-    """Let log lines of this call say whose query it is; on a stream, only those about an error."""
-    step = query.snapshot.step_id
-    bind_call(run_id=step.run_id, episode=step.episode_index, step=step.step)

@@ -39,7 +39,7 @@ async def serve_versions(
     server = Server(settings, [SERVICE])
     # The batches outlive the server, so that draining calls still get their answers.
     async with DecisionBatcher(settings.queue_size, in_thread=in_thread) as batcher:
-        beside = None if shadow is None else Shadow(shadow, batcher)
+        beside = None if shadow is None else Shadow(shadow)
         servicer = PolicyServicer(introduction, versions, batcher, beside)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
         try:
@@ -50,7 +50,7 @@ async def serve_versions(
                 await server.serve()
         finally:
             if beside is not None:
-                beside.close()
+                await beside.close()
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:

@@ -3,76 +3,105 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from chassis.errors import LeylineError
 from chassis.logging import get_logger
 from leyline.v1.decision_pb2 import ActionType, Decision, DecisionQuery
-from tamiyo.batch import DecisionBatcher
+from tamiyo.batch import answers
 from tamiyo.policy import Policy, admit
 
 _log = get_logger(__name__)
 
 MOST_WAITING = 64
-"""Questions that wait for the shadow at once; under load it is asked fewer, and nobody waits."""
+"""Questions that wait for the shadow; while as many do, further ones are skipped."""
 
-ABSENCE_S = 1.0
+_AT_ONCE = 8
+"""Questions in one turn of the event loop. A served query waits for as many at most."""
+
+_PAUSE_S = 1.0
 """How long a shadow that is not to be had is left alone."""
+
+_REPEAT_S = 60.0
+"""How long the same failure is not said again."""
 
 
 class Shadow:
-    """Asks the shadow after the answer is there, and never lets it do harm.
+    """Asks the shadow after the answer is out, in turns of the event loop of its own.
 
-    It draws with the random numbers of the query, as the served policy did: two policies that agree
-    about an action's probability draw the same action.
+    It has no part in the served queries' queue and batches: what it costs them is the time of one
+    of its turns. It draws with the random numbers of the query, as the served policy did: two
+    policies that agree about an action's probability draw the same action.
     """
 
-    def __init__(self, policy: Callable[[], Awaitable[Policy]], batcher: DecisionBatcher) -> None:
+    def __init__(self, policy: Callable[[], Awaitable[Policy]]) -> None:
         """Make it.
 
         Args:
-            policy: gives the policy for a question; may raise where there is none yet.
-            batcher: of the served policy. In one queue the two never run at the same time.
+            policy: gives the policy; asked until it has given it once.
         """
-        self._policy = policy
-        self._batcher = batcher
-        self._asking: set[asyncio.Task[None]] = set()
+        self._find = policy
+        self._policy: Policy | None = None
+        self._waiting: deque[tuple[DecisionQuery, Decision]] = deque()
+        self._working: asyncio.Task[None] | None = None
         self._skipped = 0
-        self._absent_until = 0.0
-        self._last_failure = ""
+        self._failed = 0
+        self._said_at: dict[str, float] = {}
 
     def ask(self, query: DecisionQuery, decision: Decision) -> None:
-        """Ask about a query that was answered with a decision; returns at once."""
-        now = asyncio.get_running_loop().time()
-        if len(self._asking) >= MOST_WAITING or now < self._absent_until:
+        """Ask about a valid query that was answered with a decision; returns at once."""
+        if len(self._waiting) >= MOST_WAITING:
             self._skipped += 1
             return
-        task = asyncio.create_task(self._compare(query, decision))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        self._waiting.append((query, decision))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ask nothing more."""
-        for task in self._asking:
-            task.cancel()
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
 
-    async def _compare(self, query: DecisionQuery, decision: Decision) -> None:
-        # Whatever a shadow raises must not reach anybody.
-        try:
-            policy = await self._policy()
-        except Exception as error:
-            # The registry is not to be asked for it with every query.
-            self._absent_until = asyncio.get_running_loop().time() + ABSENCE_S
-            self._warn(error)
+    async def _work(self) -> None:
+        policy = self._policy
+        while policy is None:
+            try:
+                policy = self._policy = await self._find()
+            except Exception as error:
+                # Nobody is to hear of it but the log; and the registry not with every query.
+                self._failed += len(self._waiting)
+                self._waiting.clear()
+                self._warn(error)
+                await asyncio.sleep(_PAUSE_S)
+        while self._waiting:
+            await asyncio.sleep(0)
+            turn = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            self._compare(policy, turn)
+
+    def _compare(self, policy: Policy, turn: list[tuple[DecisionQuery, Decision]]) -> None:
+        admitted = []
+        for query, decision in turn:
+            try:
+                admit(policy, query)
+            except LeylineError as error:
+                self._failed += 1
+                self._warn(error)
+            else:
+                admitted.append((query, decision))
+        if not admitted:
             return
-        try:
-            admit(policy, query)
-            shadow = await self._batcher.decide(policy, query)
-        except Exception as error:
-            self._warn(error)
-            return
-        self._last_failure = ""
-        skipped, self._skipped = self._skipped, 0
+        shadows = answers(policy, [query for query, _ in admitted])
+        for (query, decision), shadow in zip(admitted, shadows, strict=True):
+            if isinstance(shadow, Decision):
+                self._say(query, decision, shadow)
+            else:
+                self._failed += 1
+                self._warn(shadow)
+
+    def _say(self, query: DecisionQuery, decision: Decision, shadow: Decision) -> None:
         step = query.snapshot.step_id
         _log.info(
             "shadow decision",
@@ -80,18 +109,19 @@ class Shadow:
             episode=step.episode_index,
             step=step.step,
             agrees=(shadow.action_type, shadow.slot_id) == (decision.action_type, decision.slot_id),
-            skipped=skipped,
+            skipped=self._skipped,
+            failed=self._failed,
             **_facts("served", decision),
             **_facts("shadow", shadow),
         )
+        self._skipped = self._failed = 0
 
     def _warn(self, error: Exception) -> None:
-        """Say it once, not for every query."""
-        failure = str(error)
-        if failure != self._last_failure:
-            reason = error.code.name if isinstance(error, LeylineError) else "INTERNAL"
-            _log.warning("shadow failed", reason=reason, problem=failure)
-        self._last_failure = failure
+        reason = error.code.name if isinstance(error, LeylineError) else type(error).__name__
+        now = asyncio.get_running_loop().time()
+        if now - self._said_at.get(reason, -math.inf) >= _REPEAT_S:
+            self._said_at[reason] = now
+            _log.warning("shadow failed", reason=reason, problem=str(error))
 
 
 def _facts(whose: str, decision: Decision) -> dict[str, object]:

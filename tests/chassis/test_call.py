@@ -362,31 +362,54 @@ async def test_an_old_connection_takes_no_new_calls_and_its_open_ones_get_their_
     start: Any,
 ) -> None:
     peers: list[str] = []
+    sent = 0
 
     async def get(_request: Any, context: Context) -> Any:
         peers.append(context.peer())
         return registry_pb2.GetPolicyResponse()
 
     async def watch(_request: Any, context: Context) -> AsyncIterator[Any]:
+        nonlocal sent
         peers.append(context.peer())
         while True:
-            yield registry_pb2.WatchPoliciesResponse()
+            sent += 1
+            yield registry_pb2.WatchPoliciesResponse(sequence=sent)
             await asyncio.sleep(0.02)
 
     _, channel = await start(
         {"GetPolicy": get, "WatchPolicies": watch},
         max_connection_age_s=1,
-        max_connection_age_grace_s=1,
+        max_connection_age_grace_s=5,
     )
-    watching = _registry(channel).WatchPolicies(registry_pb2.WatchPoliciesRequest())
-    await watching.read()
+    watching: Any = _registry(channel).WatchPolicies(registry_pb2.WatchPoliciesRequest())
     while len(set(peers)) < 2:
         await _registry(channel).GetPolicy(GET)
         await asyncio.sleep(0.02)
-    assert await watching.read() is not grpc.aio.EOF, "the open stream goes on where it was"
+    sent_by_then = sent
+    while (await watching.read()).sequence <= sent_by_then:
+        pass  # what was sent after the connection was old arrives
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await _read_on(watching)
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_calls_that_never_send_their_message_are_bounded_too(start: Any) -> None:
+    async def get(_request: Any, _context: Context) -> Any:
+        return registry_pb2.GetPolicyResponse()
+
+    async def nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    _, channel = await start({"GetPolicy": get}, max_concurrent_rpcs=2)
+    method = channel.stream_unary("/leyline.v1.PolicyRegistryService/GetPolicy")
+    silent = [asyncio.ensure_future(_outcome(method(nothing()))) for _ in range(10)]
+    while sum(call.done() for call in silent) < 6:  # noqa: ASYNC110 - they are refused by gRPC
+        await asyncio.sleep(0.01)
+    for call in silent:
+        outcome = call.result() if call.done() else None
+        assert outcome is None or outcome.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        call.cancel()
 
 
 async def _read_on(call: Any) -> None:

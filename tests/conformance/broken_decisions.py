@@ -11,6 +11,7 @@ from tests.conformance.implementation import Context, Implementation
 from chassis.errors import LeylineError
 from chassis.validation import check
 from leyline.v1.decision_pb2 import (
+    ACTION_TYPE_CULL,
     SELECTION_MODE_GREEDY,
     SELECTION_MODE_SAMPLED,
     Decision,
@@ -202,6 +203,26 @@ class SwappedProbabilities(Implementation):
         if decision.HasField("slot_log_prob"):
             swapped = decision.slot_log_prob, decision.type_log_prob
             decision.type_log_prob, decision.slot_log_prob = swapped
+        return decision
+
+
+class NeverWarm(Implementation):
+    """Draws at one temperature, whatever it is asked."""
+
+    def draw(self, query: DecisionQuery) -> Decision:
+        query.ClearField("temperature")
+        return super().draw(query)
+
+
+class WarmWhenGreedy(Implementation):
+    """Takes the least likely where it is asked for the most likely at a temperature."""
+
+    def draw(self, query: DecisionQuery) -> Decision:
+        decision = super().draw(query)
+        if query.mode == SELECTION_MODE_GREEDY and query.HasField("temperature"):
+            decision.action_type = ACTION_TYPE_CULL
+            decision.slot_id = query.snapshot.slots[0].slot_id
+            decision.slot_log_prob = 0.0
         return decision
 
 

@@ -163,6 +163,7 @@ class Implementation(PolicyServiceServicer):
             slots,
             sampling_seed=query.sampling_seed,
             mode=query.mode,
+            temperature=query.temperature if query.HasField("temperature") else 1.0,
         )
         return Decision(
             action_type=choice.action_type,

@@ -42,6 +42,8 @@ MUTANTS = (
     Mutant(broken_decisions.Remembers, "decisions.deterministic"),
     Mutant(broken_decisions.WrongProbabilities, "decisions.distribution"),
     Mutant(broken_decisions.SwappedProbabilities, "decisions.distribution"),
+    Mutant(broken_decisions.NeverWarm, "decisions.temperature"),
+    Mutant(broken_decisions.WarmWhenGreedy, "decisions.temperature"),
     Mutant(broken_decisions.NotTheSum, "streams.order"),
     Mutant(broken_decisions.UnsetIsDormant, "invalid.snapshot-stage-unset"),
     Mutant(broken_decisions.NanIsANumber, "invalid.snapshot-nan-loss"),

@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -67,10 +66,8 @@ def skipped(ran: dict[str, Result]) -> set[str]:
 
 @contextmanager
 def process(directory: Path, *command: str) -> Iterator[Target]:
-    """Run a server at a free port, with a command that starts it again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    """Run a server, with a command that starts it again where it was: a port could be taken."""
+    address = f"unix:{directory}/socket"
     pid_file = directory / "pid"
     started = [sys.executable, "-m", *(part.replace("ADDRESS", address) for part in command)]
     again = [sys.executable, "-m", "tests.conformance.restart", str(pid_file), *started]

@@ -70,12 +70,16 @@ def _file_contents() -> dict[str, Any]:
 def _heuristic_decisions() -> dict[str, Any]:
     policy = HeuristicPolicy(SEED_SPEC)
 
-    def decision(snapshot: MultiSlotSnapshot) -> dict[str, Any]:
-        query = heuristic_query(snapshot)
+    def decision(snapshot: MultiSlotSnapshot, temperature: float | None = None) -> dict[str, Any]:
+        query = heuristic_query(snapshot, temperature)
         return _json(decision_from(policy, query, policy.decide([query])[0]))
 
     golden = [
         {"golden": name, "decision": decision(snapshot)}
+        for name, (_, snapshot) in golden_snapshots().items()
+    ]
+    warm = [
+        {"golden": name, "temperature": 0.5, "decision": decision(snapshot, 0.5)}
         for name, (_, snapshot) in golden_snapshots().items()
     ]
     random = [
@@ -85,11 +89,11 @@ def _heuristic_decisions() -> dict[str, Any]:
     return {
         "policy_version": policy.version,
         "thresholds": asdict(policy.thresholds),
-        "cases": golden + random,
+        "cases": golden + warm + random,
     }
 
 
-def heuristic_query(snapshot: MultiSlotSnapshot) -> DecisionQuery:
+def heuristic_query(snapshot: MultiSlotSnapshot, temperature: float | None = None) -> DecisionQuery:
     """The query that a decision of heuristic/decisions.json answers."""
     step = snapshot.step_id
     return DecisionQuery(
@@ -97,6 +101,7 @@ def heuristic_query(snapshot: MultiSlotSnapshot) -> DecisionQuery:
         spec_fingerprint=SEED_SPEC.fingerprint,
         sampling_seed=sampling_seed(RUN_SEED, step.episode_index, step.step),
         mode=SELECTION_MODE_SAMPLED,
+        temperature=temperature,
     )
 
 

@@ -32,11 +32,12 @@ def snapshot(case: dict[str, Any]) -> MultiSlotSnapshot:
 
 
 SNAPSHOTS = [snapshot(case) for case in DATA["cases"]]
+TEMPERATURES: list[float | None] = [case.get("temperature") for case in DATA["cases"]]
 DECISIONS = [json_format.ParseDict(case["decision"], Decision()) for case in DATA["cases"]]
 
 
 def decisions(policy: HeuristicPolicy) -> list[Decision]:
-    queries = [heuristic_query(snapshot) for snapshot in SNAPSHOTS]
+    queries = list(map(heuristic_query, SNAPSHOTS, TEMPERATURES))
     choices = policy.decide(queries)
     return [decision_from(policy, *pair) for pair in zip(queries, choices, strict=True)]
 

@@ -20,12 +20,11 @@ from chassis.process import ConfigurationError
 from chassis.settings import load
 from leyline.observation import SEED_SPEC
 from leyline.v1.decision_pb2 import ActionType, Decision, DecisionQuery
-from leyline.v1.policy_pb2 import DecideRequest
+from leyline.v1.policy_pb2 import DecideRequest, StreamDecisionsRequest
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
-from tamiyo.batch import DecisionBatcher
 from tamiyo.policies.uniform import RandomPolicy
 from tamiyo.policies.wait import WaitPolicy
-from tamiyo.policy import Policy, decision_from
+from tamiyo.policy import Choice, Policy, decision_from
 from tamiyo.settings import TamiyoSettings
 from tamiyo.shadow import MOST_WAITING, Shadow
 
@@ -104,39 +103,79 @@ async def test_a_shadow_that_is_not_to_be_had_costs_a_warning(tmp_path: Path) ->
     assert warning["reason"] == "POLICY_VERSION_NOT_FOUND"
 
 
-async def test_a_shadow_that_raises_costs_a_warning() -> None:
+async def test_a_shadow_that_raises_costs_a_warning_and_is_counted() -> None:
     class Broken(WaitPolicy):
-        def decide(self, queries: Sequence[DecisionQuery]) -> Any:
-            raise RuntimeError("no idea")
+        def decide(self, queries: Sequence[DecisionQuery]) -> Sequence[Choice]:
+            if any(asked.snapshot.step_id.step % 2 for asked in queries):
+                raise RuntimeError("no idea")
+            return super().decide(queries)
 
     async def broken() -> Policy:
         return Broken(SEED_SPEC)
 
-    async with DecisionBatcher(100, in_thread=False) as batcher:
-        shadow = Shadow(broken, batcher)
-        with structlog.testing.capture_logs() as lines:
-            for asked in QUERIES:
-                shadow.ask(asked, Decision())
-            await until(lambda: len(lines) > 0)
-            await asyncio.sleep(0)
-    assert [(line["event"], line["problem"]) for line in lines] == [("shadow failed", "no idea")]
+    shadow = Shadow(broken)
+    with structlog.testing.capture_logs() as lines:
+        for asked in QUERIES:
+            shadow.ask(asked, Decision())
+        await until(lambda: len(shadows(lines)) == len(QUERIES) // 2)
+    await shadow.close()
+    (warning,) = (line for line in lines if line["event"] == "shadow failed")
+    assert (warning["reason"], warning["problem"]) == ("RuntimeError", "no idea")
+    assert sum(line["failed"] for line in shadows(lines)) == len(QUERIES) // 2 - 1, (
+        "all but the last"
+    )
 
 
 async def test_a_shadow_that_is_slow_is_asked_less() -> None:
-    waiting = asyncio.Event()
+    found = asyncio.Event()
 
     async def slow() -> Policy:
-        await waiting.wait()
+        await found.wait()
         return WaitPolicy(SEED_SPEC)
 
-    async with DecisionBatcher(100, in_thread=False) as batcher:
-        shadow = Shadow(slow, batcher)
-        with structlog.testing.capture_logs() as lines:
-            for step in range(MOST_WAITING + 10):
-                shadow.ask(query(step), Decision())
-            waiting.set()
-            await until(lambda: len(lines) == MOST_WAITING)
+    shadow = Shadow(slow)
+    with structlog.testing.capture_logs() as lines:
+        for step in range(MOST_WAITING + 10):
+            shadow.ask(query(step), Decision())
+        found.set()
+        await until(lambda: len(lines) == MOST_WAITING)
+    await shadow.close()
     assert sum(line["skipped"] for line in lines) == 10
+
+
+async def test_a_shadow_takes_no_place_in_the_queue_of_the_served_policy(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with running(tmp_path, policy="heuristic", shadow="random", queue_size=8) as channel:
+            stub = PolicyServiceStub(channel)
+            streams: list[Any] = [stub.StreamDecisions() for _ in range(8)]
+            for step in range(20):
+                for stream in streams:
+                    await stream.write(StreamDecisionsRequest(query=query(step)))
+                for stream in streams:
+                    answer = await stream.read()
+                    assert answer.HasField("decision"), answer.error
+            await until(lambda: sum(1 + line["skipped"] for line in shadows(lines)) == 8 * 20)
+
+
+async def test_a_shadow_does_not_drive_out_versions_that_episodes_are_pinned_to(
+    tmp_path: Path,
+) -> None:
+    active, pinned, candidate = (Network(seed=seed).version() for seed in range(3))
+    async with RegistryServer() as registry:  # type: ignore[abstract]
+        for version in (candidate, pinned, active):
+            await registry.activate(version)
+        at = Address.parse(registry.address)
+        queries = [query(step, version=pinned.name if step % 2 else None) for step in range(40)]
+        with structlog.testing.capture_logs() as lines:
+            async with running(
+                tmp_path, registry=at, shadow=candidate.name, cached_versions=2
+            ) as channel:
+                await serves(channel, active.name)
+                await decisions(channel, queries)
+                await until(lambda: len(shadows(lines)) == len(queries))
+    loaded = [line["policy_version"] for line in lines if line["event"] == "policy loaded"]
+    assert loaded.count(candidate.name) == 1
+    assert loaded.count(pinned.name) <= 2
 
 
 def test_a_version_as_shadow_needs_a_policy_that_follows_the_registry() -> None:

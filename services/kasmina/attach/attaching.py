@@ -186,7 +186,7 @@ def _run_spec(host: GraftedHost, config: TrainerConfig, options: AttachOptions) 
             blend_intervals=config.blend_intervals,
             alpha_schedule=AlphaSchedule.Value(f"ALPHA_SCHEDULE_{config.alpha_schedule.upper()}"),
         ),
-        policy=PolicySpec(temperature=options.temperature),
+        policy=None if options.temperature is None else PolicySpec(temperature=options.temperature),
         seed=options.seed,
         observation_spec=options.observation_spec,
     )

@@ -19,6 +19,7 @@ class LearnedPolicy(NetworkPolicy):
         self.version = artifact.manifest.policy_version
         self.spec = artifact.manifest.observation_spec
         self.slots = artifact.slots
+        self._vector = artifact.vectorizer
 
     def evaluate(self, observations: Float32) -> Outputs:
         """Run the graph."""

@@ -12,11 +12,12 @@ import grpc
 
 from leyline.conformance.case import Case
 from leyline.conformance.checks import CHECKS
+from leyline.conformance.checks.operations import RESTART_S
 from leyline.conformance.target import Failed, Skipped, Target
 from leyline.error import ServiceError
 
-CASE_TIMEOUT_S = 75.0
-"""Longest a case may take: two waits for a restart and then some."""
+CASE_TIMEOUT_S = 4 * RESTART_S
+"""Longest a case may take: three waits for a restart and then some."""
 
 
 class Outcome(StrEnum):

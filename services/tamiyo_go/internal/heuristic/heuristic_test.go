@@ -40,9 +40,10 @@ func TestItDecidesAsTheBuiltInPolicyOfItsVersion(t *testing.T) {
 		PolicyVersion string `json:"policy_version"`
 		Thresholds    Thresholds
 		Cases         []struct {
-			Golden   string
-			Snapshot json.RawMessage
-			Decision json.RawMessage
+			Golden      string
+			Temperature *float64
+			Snapshot    json.RawMessage
+			Decision    json.RawMessage
 		}
 	}
 	read(t, "heuristic/decisions.json", &data)
@@ -65,6 +66,7 @@ func TestItDecidesAsTheBuiltInPolicyOfItsVersion(t *testing.T) {
 			SpecFingerprint: observation.Seed().GetFingerprint(),
 			SamplingSeed:    leyline.SamplingSeed(42, step.GetEpisodeIndex(), step.GetStep()),
 			Mode:            leylinev1.SelectionMode_SELECTION_MODE_SAMPLED,
+			Temperature:     c.Temperature,
 		}
 		got := Decide(query)
 		if !proto.Equal(got, want) {

@@ -30,6 +30,7 @@ CHECKS: Mapping[str, Check] = {
         decisions.repeats_itself,
         decisions.names_decisions,
         decisions.draws_what_it_says,
+        decisions.keeps_the_temperature,
         streams.answers_in_order,
         streams.ends_after_the_last_answer,
         streams.puts_errors_in_their_place,

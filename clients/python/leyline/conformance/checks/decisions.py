@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leyline.conformance.checks.expect import keep_the_rules, match, refused_by_both, same
@@ -22,6 +22,8 @@ from leyline.v1.snapshot_pb2 import MultiSlotSnapshot
 
 _MODES = (SELECTION_MODE_SAMPLED, SELECTION_MODE_GREEDY)
 _STANDARD_ERRORS = 5.0
+_LOG_PROB_TOLERANCE = 1e-4
+"""Of what is computed in float32."""
 
 
 async def decides(target: Target, snapshot: dict[str, Any]) -> None:
@@ -144,6 +146,50 @@ async def draws_what_it_says(target: Target, draws: int) -> None:
         raise Skipped("it has no distribution: its decisions carry no log-probabilities")
     _compare([(_type(it), it.type_log_prob) for it in decisions], "type_log_prob")
     _compare([(_action(it), it.log_prob) for it in decisions], "log_prob")
+
+
+async def keeps_the_temperature(target: Target, draws: int, temperature: float) -> None:
+    """A temperature divides the logits of what is drawn, and changes nothing where nothing is."""
+    snapshot = target.snapshot()
+    seeds = [_SEED_STRIDE * seed % 2**64 for seed in range(draws)]
+    cold = [target.query(snapshot, seed=seed) for seed in seeds]
+    warm = [target.query(snapshot, seed=seed) for seed in seeds]
+    greedy = [target.query(snapshot, mode=SELECTION_MODE_GREEDY, seed=seed) for seed in seeds[:2]]
+    for query in (*warm, greedy[1]):
+        query.temperature = temperature
+    async with target.connect() as connection:
+        answers = [await connection.stream(queries) for queries in (cold, warm, greedy)]
+    at_one, at_temperature, likeliest = ([answer.decision for answer in some] for some in answers)
+    if not any(decision.HasField("log_prob") for decision in at_one):
+        raise Skipped("it has no distribution: its decisions carry no log-probabilities")
+    _compare([(_type(it), it.type_log_prob) for it in at_temperature], "type_log_prob")
+    _divided(
+        {_type(it): it.type_log_prob for it in at_one},
+        {_type(it): it.type_log_prob for it in at_temperature},
+        temperature,
+    )
+    for action in sorted({_type(it) for it in at_one if it.HasField("slot_id")}):
+        _divided(
+            {_action(it): it.slot_log_prob for it in at_one if _type(it) == action},
+            {_action(it): it.slot_log_prob for it in at_temperature if _type(it) == action},
+            temperature,
+        )
+    without, with_temperature = map(_action, likeliest)
+    if likeliest[0].mode == SELECTION_MODE_GREEDY and without != with_temperature:
+        raise Failed(f"greedy, it does {without}, and at temperature {temperature:g} it does not")
+
+
+def _divided(at_one: Mapping[str, float], warm: Mapping[str, float], temperature: float) -> None:
+    """Expect the differences of log-probabilities to be divided: what is added is normalisation."""
+    names = sorted(at_one.keys() & warm.keys())
+    for name in names[1:]:
+        expected = (at_one[name] - at_one[names[0]]) / temperature
+        given = warm[name] - warm[names[0]]
+        if abs(given - expected) > _LOG_PROB_TOLERANCE * max(1.0, abs(expected)):
+            raise Failed(
+                f"at temperature {temperature:g}, log P({name}) - log P({names[0]}) is "
+                f"{given:.4f}; divided logits make it {expected:.4f}"
+            )
 
 
 def _compare(drawn: Sequence[tuple[str, float]], field: str) -> None:

@@ -10,13 +10,14 @@ import grpc
 
 from leyline.conformance.checks.expect import keep_the_rules, match
 from leyline.conformance.checks.unknown import unknown
-from leyline.conformance.target import SERVICE, Connection, Failed, Target, resize
+from leyline.conformance.target import CALL_TIMEOUT_S, SERVICE, Connection, Failed, Target, resize
 from leyline.error import ServiceError
 from leyline.v1.policy_pb2 import DecideRequest
 
 _MOST_SLOTS = 64
 _GIVEN_UP = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")
 """Late, or refused by a server that sheds load."""
+_MUCH_LONGER = 20
 
 
 async def honours_deadlines(target: Target, calls: int, deadline_s: float, within_s: float) -> None:
@@ -24,6 +25,10 @@ async def honours_deadlines(target: Target, calls: int, deadline_s: float, withi
     query = target.query(target.snapshot())
     async with target.connect() as connection:
         await connection.decide(query)
+        began = time.monotonic()
+        await connection.decide(query)
+        # A busy machine is no fault of the server's.
+        within_s = max(within_s, _MUCH_LONGER * (time.monotonic() - began))
         hurried = (connection.decide(query, timeout_s=deadline_s) for _ in range(calls))
         for outcome in await asyncio.gather(*hurried, return_exceptions=True):
             given_up = isinstance(outcome, ServiceError) and outcome.code in _GIVEN_UP
@@ -77,7 +82,7 @@ async def survives_garbage(target: Target, messages: int) -> None:
             # Field 1, length-delimited, longer than what follows: no protobuf of any kind.
             garbage = bytes([0x0A, 0xFF, 0xFF, 0x7F, *range(length % 256)])
             try:
-                await call(garbage, timeout=5.0, metadata=connection.metadata)
+                await call(garbage, timeout=CALL_TIMEOUT_S, metadata=connection.metadata)
             except grpc.aio.AioRpcError as error:
                 if error.code() in (
                     grpc.StatusCode.UNAVAILABLE,

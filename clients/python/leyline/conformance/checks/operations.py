@@ -17,7 +17,7 @@ from leyline.conformance.target import Failed, Skipped, Target, decision_of
 from leyline.error import ServiceError, from_rpc_error
 from leyline.v1.policy_pb2 import StreamDecisionsRequest, StreamDecisionsResponse
 
-_RESTART_S = 30.0
+RESTART_S = 30.0
 _BETWEEN_QUERIES_S = 0.02
 _STEPS = 64
 """Asked before and after a restart: one decision may be the same by chance."""
@@ -30,7 +30,7 @@ async def drains(target: Target) -> None:
     if target.restart_command is None:
         raise Skipped(_NO_COMMAND)
     async with target.connect() as connection:
-        asking, silent = (connection.open_stream(_RESTART_S) for _ in range(2))
+        asking, silent = (connection.open_stream(2 * RESTART_S) for _ in range(2))
         # One answer first: a stream that stands is something else than one that is being made.
         for stream in (asking, silent):
             if not await _goes_on(target, stream, 0):
@@ -115,9 +115,9 @@ async def _restart(target: Target) -> AsyncIterator[None]:
         )
         try:
             yield
-            status = await asyncio.wait_for(command.wait(), _RESTART_S)
+            status = await asyncio.wait_for(command.wait(), RESTART_S)
         except TimeoutError:
-            raise Failed(f"--restart-cmd takes longer than {_RESTART_S:g} s") from None
+            raise Failed(f"--restart-cmd takes longer than {RESTART_S:g} s") from None
         finally:
             if command.returncode is None:
                 command.kill()
@@ -137,7 +137,7 @@ async def _until_it_serves(target: Target) -> None:
     last = "nobody answered"
     async with target.connect() as connection:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RESTART_S):
+            async with asyncio.timeout(RESTART_S):
                 while True:
                     try:
                         last = await connection.health("")
@@ -146,4 +146,4 @@ async def _until_it_serves(target: Target) -> None:
                     except ServiceError as error:
                         last = error.message
                     await asyncio.sleep(_BETWEEN_QUERIES_S)
-    raise Failed(f"{_RESTART_S:g} s after --restart-cmd it does not serve: {last}")
+    raise Failed(f"{RESTART_S:g} s after --restart-cmd it does not serve: {last}")
