@@ -9,13 +9,16 @@ first_python = $(shell for python in $(1); do "$$python" -c 'import sys; sys.exi
 PYTHON ?= $(call first_python,python3.13 python3.12 python3.11 python3)
 PYTHON_OLDEST ?= $(call first_python,python3.11 $(PYTHON))
 VENV ?= .venv
-VENV_OLDEST ?= build/venv-oldest
+VENV_OLDEST := build/venv-oldest
 # For what a target runs: `make test ARGS="tests/chassis -k drain"`, `make demo ARGS=--help`.
 ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.project
 READY_OLDEST := $(VENV_OLDEST)/.project
+# Environments of their own beside $(VENV), each from requirements/NAME.txt.
+BESIDE := oldest mlserver ray
+READY_SERVERS := build/venv-mlserver/.project build/venv-ray/.project
 PROTOS := proto/leyline/v1 $(wildcard proto/leyline/v1/*.proto) proto/stubs.py
 DESCRIPTORS := build/leyline-v1.binpb
 BASELINE := proto/baseline.binpb
@@ -87,7 +90,7 @@ format: $(READY) ## Format the code, and mend what ruff can
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(READY) $(DESCRIPTORS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json (quarter of an hour)
+bench: $(READY) $(DESCRIPTORS) $(READY_SERVERS) ## Measure the rows of tests/benchmarks/rows.json into build/bench.json (20 minutes)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 .PHONY: study-baseline
@@ -159,16 +162,16 @@ $(READY): $(VENV)/.lock pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV_OLDEST)/bin/python:
+$(BESIDE:%=build/venv-%/bin/python):
 	@test -n "$(PYTHON_OLDEST)" || { echo "No Python 3.11 to 3.13 found: install one, or name it with PYTHON_OLDEST=..." >&2; exit 1; }
-	"$(PYTHON_OLDEST)" -m venv $(VENV_OLDEST) || { rm -rf $(VENV_OLDEST); exit 1; }
+	"$(PYTHON_OLDEST)" -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }
 
-$(VENV_OLDEST)/.lock: requirements/oldest.txt | $(VENV_OLDEST)/bin/python
-	$(VENV_OLDEST)/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/oldest.txt
+$(BESIDE:%=build/venv-%/.lock): build/venv-%/.lock: requirements/%.txt | build/venv-%/bin/python
+	build/venv-$*/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
 	@touch $@
 
-$(READY_OLDEST): $(VENV_OLDEST)/.lock pyproject.toml setup.py
-	$(VENV_OLDEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+$(BESIDE:%=build/venv-%/.project): build/venv-%/.project: build/venv-%/.lock pyproject.toml setup.py
+	build/venv-$*/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DESCRIPTORS): $(READY) $(PROTOS)

@@ -36,7 +36,7 @@ class Lock:
         extras: the project's extras that it covers; the base dependencies always come with them.
         project: whether it covers the project's dependencies at all.
         build: whether it covers what builds the project.
-        only: requirements beside those, which ``lock.txt`` pins.
+        only: requirements beside those.
     """
 
     name: str
@@ -125,6 +125,22 @@ LOCKS = (
         only=("torch",),
     ),
     Lock("build", "What builds the package; a subset of lock.txt.", project=False, build=True),
+    # Other servers of models, which `make bench` compares Tamiyo with. Each gets an environment of
+    # its own, and the versions of lock.txt wherever both need the same package.
+    Lock(
+        "mlserver",
+        "MLServer beside Tamiyo.",
+        extras=("tamiyo",),
+        build=True,
+        only=("mlserver==1.7.1",),
+    ),
+    Lock(
+        "ray",
+        "Ray Serve beside Tamiyo.",
+        extras=("tamiyo",),
+        build=True,
+        only=("ray[serve-grpc]==2.60.0",),
+    ),
 )
 
 
