@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.benchmarks.decisions import deciding, idle
 from tests.benchmarks.kasmina_interval import attaching, throughput
+from tests.benchmarks.other_servers import beside_others, check_environments
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
 
 ATTACHED_PAIRS = 20
@@ -31,7 +32,10 @@ async def measure(repetitions: int) -> dict[str, Measurement]:
     print(f"decisions a second: {repetitions} rounds, 2 minutes ...", flush=True)
     decided = await deciding(repetitions)
     print(f"open streams: {repetitions} rounds, a minute ...", flush=True)
-    return attached | trained | decided | await idle(repetitions)
+    idled = await idle(repetitions)
+    print(f"other servers: {repetitions} rounds, 2 minutes ...", flush=True)
+    beside = await beside_others(repetitions)
+    return attached | trained | decided | idled | beside
 
 
 def main() -> int:
@@ -39,6 +43,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=LEAST_REPETITIONS)
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     arguments = parser.parse_args()
+    check_environments()
     rows = report(asyncio.run(measure(arguments.repetitions)), load_rows())
     write(rows, arguments.out)
     print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")

@@ -41,12 +41,12 @@ class Server:
 
     address: str
     pid: int
+    load: tuple[str, ...] = (sys.executable, "-m", "tests.benchmarks.decision_load")
 
     async def loaded(self, streams: int) -> Load:
         """Puts load on it from a process of its own."""
         load = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.benchmarks.decision_load", self.address),
-            *("--streams", str(streams), "--seconds", str(SECONDS)),
+            *(*self.load, self.address, "--streams", str(streams), "--seconds", str(SECONDS)),
             stdout=asyncio.subprocess.PIPE,
         )
         printed, _ = await load.communicate()
@@ -75,11 +75,13 @@ def command(server: str, directory: Path, address: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def started(server: str, directory: Path) -> AsyncIterator[Server]:
-    """Runs a server while the block lasts."""
+async def started(
+    server: str, directory: Path, address: str | None = None
+) -> AsyncIterator[Server]:
+    """Runs a server while the block lasts, at a Unix socket unless it is told where."""
     if server == "tamiyo":
         keep_version(directory / "state")
-    address = f"unix:{directory}/{server}"
+    address = address or f"unix:{directory}/{server}"
     process = await asyncio.create_subprocess_exec(*command(server, directory, address))
     try:
         async with grpc.aio.insecure_channel(address) as channel:
