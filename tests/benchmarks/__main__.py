@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import platform
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tests.benchmarks.decisions import deciding, idle
@@ -16,35 +17,55 @@ from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.other_servers import beside_others, check_environments
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
 
+Measurements = dict[str, Measurement]
+
 ATTACHED_PAIRS = 20
 """The cost of being attached is a few hundredths: it takes more pairs than others to see them."""
 ROUNDS = 10
 """What uses all cores cannot take turns within an interval: it takes more rounds."""
 
 
-async def measure(repetitions: int) -> dict[str, Measurement]:
-    """Every row, one after the other."""
+def groups(repetitions: int) -> dict[str, tuple[str, Callable[[], Awaitable[Measurements]]]]:
+    """What can be measured, by name: what is said of it before, and how."""
     pairs, rounds = max(repetitions, ATTACHED_PAIRS), max(repetitions, ROUNDS)
-    print(f"what it costs to be attached: {pairs} pairs of intervals, 8 minutes ...", flush=True)
-    attached = await attaching(pairs)
-    print(f"images a second: {rounds} rounds, 4 minutes ...", flush=True)
-    trained = await throughput(rounds)
-    print(f"decisions a second: {repetitions} rounds, 2 minutes ...", flush=True)
-    decided = await deciding(repetitions)
-    print(f"open streams: {repetitions} rounds, a minute ...", flush=True)
-    idled = await idle(repetitions)
-    print(f"other servers: {repetitions} rounds, 2 minutes ...", flush=True)
-    beside = await beside_others(repetitions)
-    return attached | trained | decided | idled | beside
+    return {
+        "attached": (f"{pairs} pairs of intervals, 8 minutes", lambda: attaching(pairs)),
+        "images": (f"{rounds} rounds, 4 minutes", lambda: throughput(rounds)),
+        "decisions": (f"{repetitions} rounds, 3 minutes", lambda: deciding(repetitions)),
+        "streams": (f"{repetitions} rounds, a minute", lambda: idle(repetitions)),
+        "servers": (f"{repetitions} rounds, 4 minutes", lambda: beside_others(repetitions)),
+    }
+
+
+async def measure(repetitions: int, only: Sequence[str]) -> Measurements:
+    """Every row of the groups, one group after the other."""
+    measured: Measurements = {}
+    for name, (what, measuring) in groups(repetitions).items():
+        if name in only:
+            print(f"{name}: {what} ...", flush=True)
+            measured |= await measuring()
+    return measured
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=LEAST_REPETITIONS)
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(groups(0)),
+        default=list(groups(0)),
+        help="measure these alone",
+    )
     arguments = parser.parse_args()
-    check_environments()
-    rows = report(asyncio.run(measure(arguments.repetitions)), load_rows())
+    if "servers" in arguments.only:
+        check_environments()
+    measured = asyncio.run(measure(arguments.repetitions, arguments.only))
+    declared = load_rows()
+    if len(set(arguments.only)) < len(groups(0)):
+        declared = [row for row in declared if row["name"] in measured]
+    rows = report(measured, declared)
     write(rows, arguments.out)
     print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")
     print(table(rows))

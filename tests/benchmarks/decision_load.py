@@ -30,10 +30,11 @@ STEPS = 40
 @dataclass(frozen=True)
 class Form:
     """How a query travels and an answer comes back: as the contract has it, or inside a message of
-    another protocol.
+    another protocol; on a stream, or by a call for each.
     """
 
     method: str = METHOD
+    streams: bool = True
     wrapped: Callable[[bytes], bytes] = bytes
     unwrapped: Callable[[bytes], bytes] = bytes
 
@@ -50,13 +51,20 @@ async def ask(
     channel: grpc.aio.Channel, form: Form, queries: Sequence[bytes], begin: float, end: float
 ) -> list[float]:
     """Asks until the end; returns the latencies, in seconds, of what was asked after the begin."""
-    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(form.method)()
+    by_call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(form.method)
+    stream: grpc.aio.StreamStreamCall[bytes, bytes] | None = None
+    if form.streams:
+        stream = channel.stream_stream(form.method)()
     latencies = []
     asked = 0
     answer: object = b""
     while (now := time.perf_counter()) < end:
-        await call.write(queries[asked % len(queries)])
-        answer = await call.read()
+        asking = queries[asked % len(queries)]
+        if stream is None:
+            answer = await by_call(asking)
+        else:
+            await stream.write(asking)
+            answer = await stream.read()
         asked += 1
         if now >= begin:
             latencies.append(time.perf_counter() - now)
@@ -68,7 +76,8 @@ async def ask(
         response = StreamDecisionsResponse.FromString(form.unwrapped(answer))
         if not response.HasField("decision"):
             raise RuntimeError("the server answers with errors")
-    await call.done_writing()
+    if stream is not None:
+        await stream.done_writing()
     return latencies
 
 

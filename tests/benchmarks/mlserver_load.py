@@ -27,5 +27,9 @@ def unwrapped(response: bytes) -> bytes:
     return element
 
 
+SERVICE = "/inference.GRPCInferenceService"
+ON_STREAMS = Form(f"{SERVICE}/ModelStreamInfer", True, wrapped, unwrapped)
+BY_CALLS = Form(f"{SERVICE}/ModelInfer", False, wrapped, unwrapped)
+
 if __name__ == "__main__":
-    main(Form("/inference.GRPCInferenceService/ModelStreamInfer", wrapped, unwrapped))
+    main(ON_STREAMS)

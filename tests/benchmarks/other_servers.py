@@ -2,8 +2,8 @@
 
 Each of them has an environment of its own, which `make bench` makes, with the versions of
 requirements/lock.txt wherever both need the same package. Each serves the same artifact with
-Tamiyo's own code for it (`served_model`), and is set as was measured to be fastest: see
-docs/findings/other-servers.md.
+Tamiyo's own code for it (`served_model`), once as it comes, and once set as was measured to be
+fastest: see docs/findings/other-servers.md.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ class Other:
 
     Attributes:
         name: of its environment under build/.
+        how: "plain", as it comes, or "tuned".
         serve: the module that serves, in that environment.
         load: the module that puts load on it, there too.
     """
 
     name: str
+    how: str
     serve: str
     load: str
 
@@ -44,19 +46,26 @@ class Other:
         return str(ROOT / f"build/venv-{self.name}/bin/python")
 
 
-OTHERS = (
-    Other("mlserver", "tests.benchmarks.served_by_mlserver", "tests.benchmarks.mlserver_load"),
-    Other("ray", "tests.benchmarks.served_by_ray", "tests.benchmarks.decision_load"),
+_MLSERVER, _RAY = "tests.benchmarks.served_by_mlserver", "tests.benchmarks.served_by_ray"
+PLAIN = (
+    Other("mlserver", "plain", _MLSERVER, "tests.benchmarks.mlserver_calls"),
+    Other("ray", "plain", _RAY, "tests.benchmarks.decision_load"),
+)
+TUNED = (
+    Other("mlserver", "tuned", _MLSERVER, "tests.benchmarks.mlserver_load"),
+    Other("ray", "tuned", _RAY, "tests.benchmarks.decision_load"),
 )
 
 
-def ray_settings(port: int) -> dict[str, str]:
+def ray_settings(port: int, how: str) -> dict[str, str]:
     """What Ray reads in the environment."""
-    return {
+    tuned = {
         # Ray's own switch: a replica answers on a port of its own, in the loop of its gRPC server.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(port + 1),
+    }
+    return (tuned if how == "tuned" else {}) | {
         "RAY_USAGE_STATS_ENABLED": "0",
         # With it, Ray leaves a token in the user's home.
         "RAY_AUTH_MODE": "disabled",
@@ -67,7 +76,7 @@ def ray_settings(port: int) -> dict[str, str]:
 
 def check_environments() -> None:
     """Ends the program where a server is not installed: its row must not be missing silently."""
-    missing = [other.python for other in OTHERS if not Path(other.python).exists()]
+    missing = [other.python for other in PLAIN if not Path(other.python).exists()]
     if missing:
         sys.exit(f"not there: {', '.join(missing)}; `make bench` installs the servers")
 
@@ -85,10 +94,10 @@ async def served(other: Other, directory: Path) -> AsyncIterator[Server]:
     keep_version(directory)
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        *(other.python, "-m", other.serve, str(directory), str(port), str(free_port())),
+        *(other.python, "-m", other.serve, str(directory), str(port), str(free_port()), other.how),
         stdout=asyncio.subprocess.PIPE,
         stderr=(directory / "stderr").open("wb"),
-        env=os.environ | ray_settings(port),
+        env=os.environ | ray_settings(port, other.how),
     )
     assert process.stdout is not None
     try:
@@ -110,19 +119,29 @@ async def beside_others(rounds: int) -> dict[str, Measurement]:
     after the other, all new: Ray's processes have work to do even where nobody asks.
     """
     tamiyo: list[float] = []
-    others: dict[str, list[float]] = {other.name: [] for other in OTHERS}
+    others: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as scratch:
             address = f"127.0.0.1:{free_port()}"
             async with started("tamiyo", Path(scratch), address) as server:
                 tamiyo.append((await server.loaded(STREAMS))["per_second"])
-        for other in OTHERS:
+        for other in PLAIN + TUNED:
             with tempfile.TemporaryDirectory() as scratch:
                 async with served(other, Path(scratch)) as server:
-                    others[other.name].append((await server.loaded(STREAMS))["per_second"])
-    fastest = map(max, *others.values())
+                    speed = (await server.loaded(STREAMS))["per_second"]
+            others.setdefault((other.name, other.how), []).append(speed)
+
+    def beside(*speeds: list[float]) -> Measurement:
+        return Measurement(tuple(tamiyo), tuple(map(max, *speeds) if speeds[1:] else speeds[0]))
+
+    plain, tuned = (
+        [others[name, how] for name in ("mlserver", "ray")] for how in ("plain", "tuned")
+    )
     return {
-        "decisions_beside_servers": Measurement(tuple(tamiyo), tuple(fastest)),
-        "decisions_beside_mlserver": Measurement(tuple(tamiyo), tuple(others["mlserver"])),
-        "decisions_beside_ray": Measurement(tuple(tamiyo), tuple(others["ray"])),
+        "decisions_beside_servers": beside(*plain),
+        "decisions_beside_tuned_servers": beside(*tuned),
+        "decisions_beside_mlserver": beside(plain[0]),
+        "decisions_beside_ray": beside(plain[1]),
+        "decisions_beside_tuned_mlserver": beside(tuned[0]),
+        "decisions_beside_tuned_ray": beside(tuned[1]),
     }

@@ -1,8 +1,9 @@
 """The model behind MLServer, in MLServer's environment:
 
-    build/venv-mlserver/bin/python -m tests.benchmarks.served_by_mlserver STATE_DIR PORT HTTP_PORT
+    build/venv-mlserver/bin/python -m tests.benchmarks.served_by_mlserver STATE PORT HTTP_PORT HOW
 
-A query is the one element of a BYTES tensor, and so is its answer. Says "ready" when the model is.
+HOW is "tuned", with batches, or "plain", without them, as MLServer comes. A query is the one
+element of a BYTES tensor, and so is its answer. Says "ready" when the model is.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ class Decisions(MLModel):  # type: ignore[misc] # mypy does not see into that en
             yield await self.predict(payload)
 
 
-async def serve(state_dir: str, port: int, http_port: int) -> None:
+async def serve(state_dir: str, port: int, http_port: int, how: str) -> None:
     """Serves until it is told to end."""
+    batches = {"max_batch_size": 16, "max_batch_time": 0.005} if how == "tuned" else {}
     server = MLServer(
         Settings(
             debug=False,
@@ -69,11 +71,10 @@ async def serve(state_dir: str, port: int, http_port: int) -> None:
         name="decisions",
         implementation=Decisions,
         parameters=ModelParameters(uri=state_dir),
-        max_batch_size=16,
-        max_batch_time=0.005,
+        **batches,
     )
     await server.start([model])
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

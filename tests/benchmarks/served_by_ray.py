@@ -1,9 +1,10 @@
 """The model behind Ray Serve, in Ray's environment:
 
-    build/venv-ray/bin/python -m tests.benchmarks.served_by_ray STATE_DIR PORT PROXY_PORT
+    build/venv-ray/bin/python -m tests.benchmarks.served_by_ray STATE_DIR PORT OTHER_PORT HOW
 
-Says "ready" when it is. PORT is the replica's own, which `other_servers.ray_settings` sets. Ray has
-a proxy even where none is wanted; with one port for both, the kernel would give the load to either.
+Says "ready" when it is. HOW is "tuned", where the replica answers at PORT itself, which
+`other_servers.ray_settings` sets, or "plain", where Ray's proxy does, as Ray Serve comes. Ray has a
+proxy even where none is wanted; with one port for both, the kernel would give the load to either.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class Decisions:
         return self._model.answers(requests)
 
 
-def main(state_dir: str, proxy_port: int) -> None:
+def main(state_dir: str, port: int, other_port: int, how: str) -> None:
     """Serves until it is told to end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=f"{state_dir}/ray")
     serve.start(
-        proxy_location="Disabled",
-        grpc_options={"port": proxy_port, "grpc_servicer_functions": [ADD_SERVICE]},
+        proxy_location="Disabled" if how == "tuned" else "HeadOnly",
+        http_options=None if how == "tuned" else {"port": other_port},
+        grpc_options={
+            "port": other_port if how == "tuned" else port,
+            "grpc_servicer_functions": [ADD_SERVICE],
+        },
         logging_config=QUIET,
     )
     deployment = serve.deployment(Decisions, max_ongoing_requests=1000, logging_config=QUIET)
@@ -59,4 +64,4 @@ def main(state_dir: str, proxy_port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
