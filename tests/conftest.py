@@ -1,12 +1,20 @@
-"""What every test has: one Hypothesis profile."""
+"""What every test has: one Hypothesis profile, and a log context of its own."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+import structlog
 from hypothesis import settings
 
 # No deadline: nothing is timed in a test. In CI the examples are the same on every run of a commit.
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
+
+
+@pytest.fixture(autouse=True)
+def log_context() -> None:
+    """Forget what an earlier test's calls have bound: a worker's are meant to be its process's."""
+    structlog.contextvars.clear_contextvars()
