@@ -52,8 +52,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         Args:
             drain: ends request streams when the server stops.
             default_deadline_s: seconds for a unary call that came without a deadline.
-            limit: calls that may be open at once. gRPC refuses calls by itself, too, but cannot say
-                when to try again.
+            limit: calls that may be open at once. grpc.aio's own limit cannot say when to try
+                again, and rises with every call that it refuses (by its code of 1.74).
         """
         self._drain = drain
         self._default_deadline_s = default_deadline_s

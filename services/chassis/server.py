@@ -58,8 +58,6 @@ class Server:
             options=settings.transport.server_options(
                 settings.max_connection_age_s, settings.max_connection_age_grace_s
             ),
-            # The interceptor refuses with words; it sees a call when its message is there.
-            maximum_concurrent_rpcs=2 * settings.max_concurrent_rpcs,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(

@@ -393,25 +393,6 @@ async def test_an_old_connection_takes_no_new_calls_and_its_open_ones_get_their_
     assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_calls_that_never_send_their_message_are_bounded_too(start: Any) -> None:
-    async def get(_request: Any, _context: Context) -> Any:
-        return registry_pb2.GetPolicyResponse()
-
-    async def nothing() -> AsyncIterator[bytes]:
-        await asyncio.Event().wait()
-        yield b""
-
-    _, channel = await start({"GetPolicy": get}, max_concurrent_rpcs=2)
-    method = channel.stream_unary("/leyline.v1.PolicyRegistryService/GetPolicy")
-    silent = [asyncio.ensure_future(_outcome(method(nothing()))) for _ in range(10)]
-    while sum(call.done() for call in silent) < 6:  # noqa: ASYNC110 - they are refused by gRPC
-        await asyncio.sleep(0.01)
-    for call in silent:
-        outcome = call.result() if call.done() else None
-        assert outcome is None or outcome.status is grpc.StatusCode.RESOURCE_EXHAUSTED
-        call.cancel()
-
-
 async def _read_on(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
