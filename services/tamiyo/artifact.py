@@ -255,7 +255,10 @@ def check_graph(
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if [node.name for node in inputs] != [INPUT]:
-        raise ArtifactRefused(version, Refusal.GRAPH_MISMATCH, f"its only input must be {INPUT!r}")
+        given = ", ".join(repr(node.name) for node in inputs) or "none"
+        raise ArtifactRefused(
+            version, Refusal.GRAPH_MISMATCH, f"its only input must be {INPUT!r}; it has {given}"
+        )
     missing = set(OUTPUTS) - {node.name for node in outputs}
     if missing:
         raise ArtifactRefused(version, Refusal.GRAPH_MISMATCH, f"it has no output {min(missing)!r}")

@@ -42,8 +42,8 @@ GOLDEN_SLOTS = (1, 2, 3, 12)
 """Numbers of slots that a network for any number is asked about."""
 
 _REMEDIES = {
-    Refusal.GRAPH_MISMATCH: ": `leyline policy import --help` says what a model must be; "
-    "torch.onnx.export opens a dimension by dynamic_axes",
+    Refusal.GRAPH_MISMATCH: ": `leyline policy import --help` says what a model must be, and "
+    "examples/policies/export.py exports one",
     Refusal.GOLDEN_MISMATCH: ": asked twice, it answers differently; export it after eval(), and "
     "without operators that draw random numbers",
 }

@@ -40,6 +40,8 @@ async def serve_versions(
     # The batches outlive the server, so that draining calls still get their answers.
     async with DecisionBatcher(settings.queue_size, in_thread=in_thread) as batcher:
         beside = None if shadow is None else Shadow(shadow)
+        if beside is not None:
+            beside.start()
         servicer = PolicyServicer(introduction, versions, batcher, beside)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
         try:

@@ -60,6 +60,11 @@ class TamiyoSettings(PolicySettings):
 
     @model_validator(mode="after")
     def _shadow_is_to_be_had(self) -> Self:
+        if self.shadow in ("schedule", "learned"):
+            raise ValueError(
+                f"the shadow cannot be {self.shadow}: it is one of {', '.join(BUILT_IN)}, or a "
+                "version of the registry"
+            )
         if self.shadow is not None and self.shadow not in BUILT_IN and self.policy != "learned":
             raise ValueError(
                 f"the shadow {self.shadow} is none of {', '.join(BUILT_IN)}: it would be a version "

@@ -21,7 +21,7 @@ MOST_WAITING = 64
 _AT_ONCE = 8
 """Questions in one turn of the event loop. A served query waits for as many at most."""
 
-_PAUSE_S = 1.0
+_PAUSE_S = 5.0
 """How long a shadow that is not to be had is left alone."""
 
 _REPEAT_S = 60.0
@@ -49,6 +49,10 @@ class Shadow:
         self._skipped = 0
         self._failed = 0
         self._said_at: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Look for the policy: whoever asked for one that is not to be had is told at once."""
+        self._working = asyncio.create_task(self._work())
 
     def ask(self, query: DecisionQuery, decision: Decision) -> None:
         """Ask about a valid query that was answered with a decision; returns at once."""

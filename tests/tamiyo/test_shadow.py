@@ -181,4 +181,6 @@ async def test_a_shadow_does_not_drive_out_versions_that_episodes_are_pinned_to(
 def test_a_version_as_shadow_needs_a_policy_that_follows_the_registry() -> None:
     with pytest.raises(ConfigurationError, match="which only --policy learned follows"):
         load(TamiyoSettings, policy="wait", shadow="mlp-1")
+    with pytest.raises(ConfigurationError, match="the shadow cannot be schedule"):
+        load(TamiyoSettings, shadow="schedule")
     assert load(TamiyoSettings, policy="wait", shadow="heuristic").shadow == "heuristic"
