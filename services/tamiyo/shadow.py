@@ -43,15 +43,18 @@ class Shadow:
             policy: gives the policy; asked until it has given it once.
         """
         self._find = policy
-        self._policy: Policy | None = None
         self._waiting: deque[tuple[DecisionQuery, Decision]] = deque()
+        self._asked = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
         self._skipped = 0
         self._failed = 0
         self._said_at: dict[str, float] = {}
 
     def start(self) -> None:
-        """Look for the policy: whoever asked for one that is not to be had is told at once."""
+        """Look for the policy: whoever asked for one that is not to be had is told at once.
+
+        One task for all questions: a call's own would put that call's id into the others' lines.
+        """
         self._working = asyncio.create_task(self._work())
 
     def ask(self, query: DecisionQuery, decision: Decision) -> None:
@@ -60,8 +63,7 @@ class Shadow:
             self._skipped += 1
             return
         self._waiting.append((query, decision))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
+        self._asked.set()
 
     async def close(self) -> None:
         """Ask nothing more."""
@@ -70,20 +72,25 @@ class Shadow:
             await asyncio.gather(self._working, return_exceptions=True)
 
     async def _work(self) -> None:
-        policy = self._policy
-        while policy is None:
+        policy = await self._found()
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            while self._waiting:
+                turn = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+                self._compare(policy, turn)
+                await asyncio.sleep(0)
+
+    async def _found(self) -> Policy:
+        while True:
             try:
-                policy = self._policy = await self._find()
+                return await self._find()
             except Exception as error:
                 # Nobody is to hear of it but the log; and the registry not with every query.
                 self._failed += len(self._waiting)
                 self._waiting.clear()
                 self._warn(error)
                 await asyncio.sleep(_PAUSE_S)
-        while self._waiting:
-            await asyncio.sleep(0)
-            turn = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
-            self._compare(policy, turn)
 
     def _compare(self, policy: Policy, turn: list[tuple[DecisionQuery, Decision]]) -> None:
         admitted = []

@@ -114,6 +114,7 @@ async def test_a_shadow_that_raises_costs_a_warning_and_is_counted() -> None:
         return Broken(SEED_SPEC)
 
     shadow = Shadow(broken)
+    shadow.start()
     with structlog.testing.capture_logs() as lines:
         for asked in QUERIES:
             shadow.ask(asked, Decision())
@@ -134,6 +135,7 @@ async def test_a_shadow_that_is_slow_is_asked_less() -> None:
         return WaitPolicy(SEED_SPEC)
 
     shadow = Shadow(slow)
+    shadow.start()
     with structlog.testing.capture_logs() as lines:
         for step in range(MOST_WAITING + 10):
             shadow.ask(query(step), Decision())
@@ -141,6 +143,26 @@ async def test_a_shadow_that_is_slow_is_asked_less() -> None:
         await until(lambda: len(lines) == MOST_WAITING)
     await shadow.close()
     assert sum(line["skipped"] for line in lines) == 10
+
+
+async def test_a_shadow_s_log_lines_do_not_bear_the_id_of_some_call() -> None:
+    bound: list[dict[str, Any]] = []
+
+    class Listening(WaitPolicy):
+        def decide(self, queries: Sequence[DecisionQuery]) -> Sequence[Choice]:
+            bound.append(structlog.contextvars.get_contextvars())
+            return super().decide(queries)
+
+    async def listening() -> Policy:
+        return Listening(SEED_SPEC)
+
+    shadow = Shadow(listening)
+    shadow.start()
+    with structlog.contextvars.bound_contextvars(request_id="one"):
+        shadow.ask(query(), Decision())
+    await until(lambda: len(bound) == 1)
+    await shadow.close()
+    assert bound == [{}]
 
 
 async def test_a_shadow_takes_no_place_in_the_queue_of_the_served_policy(tmp_path: Path) -> None:
