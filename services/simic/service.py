@@ -14,17 +14,17 @@ from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_serv
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
 from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
 from simic.bell import Bell
-from simic.database import Database, StateDirectory
-from simic.experience import ExperienceStore
-from simic.experience_servicer import ExperienceServicer
-from simic.ingest import Ingest
-from simic.learner_servicer import LearnerServicer
-from simic.reading import ExperienceReader
-from simic.registry import PolicyRegistry
-from simic.registry_servicer import RegistryServicer
+from simic.database.database import Database, StateDirectory
+from simic.experience.ingest import Ingest
+from simic.experience.reading import ExperienceReader
+from simic.experience.servicer import ExperienceServicer
+from simic.experience.store import ExperienceStore
+from simic.learning.servicer import LearnerServicer
+from simic.learning.training import TrainingStore
+from simic.policies.registry import PolicyRegistry
+from simic.policies.servicer import RegistryServicer
 from simic.settings import SimicSettings
 from simic.supervision import LearnerSupervisor
-from simic.training import TrainingStore
 
 SERVICES = (
     "leyline.v1.ExperienceService",

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field
 
 from chassis.address import Address
 from chassis.settings import ListenAddress, ServerSettings, settings_config
-from simic.database import sqlite_url
-from simic.plan import RECIPES
+from simic.database.database import sqlite_url
+from simic.learning.plan import RECIPES
 
 
 def _preset(name: str | None) -> str | None:

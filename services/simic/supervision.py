@@ -13,8 +13,8 @@ from chassis.errors import LeylineError
 from chassis.logging import get_logger
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from simic.bell import Bell, heard
+from simic.learning.training import TrainingStore
 from simic.settings import SimicSettings
-from simic.training import TrainingStore
 
 IDLE_POLL_S = 5.0
 TERMINATION_S = 5.0
@@ -87,7 +87,7 @@ class LearnerSupervisor:
         # The learner ends when its standard input does: it cannot outlive this process, however
         # that one ends. A session of its own keeps the terminal's Ctrl-C from it.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "simic.learner"),
+            *(sys.executable, "-P", "-m", "simic.learning.learner"),
             *("--training-id", training_id),
             *("--log-level", self._settings.log_level),
             *("--log-format", self._settings.log_format),

@@ -20,8 +20,8 @@ from tests.processes import memory_mib
 
 from leyline.observation import SEED_SPEC, vector_length
 from leyline.v1.registry_pb2 import TrainingSummary
-from simic.network import MlpNetwork
-from simic.version import learned_version
+from simic.learning.network import MlpNetwork
+from simic.learning.version import learned_version
 from tamiyo.cache import ArtifactCache
 
 STREAMS = 64

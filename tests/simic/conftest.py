@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from simic.database import Database, sqlite_url
-from simic.experience import ExperienceStore
-from simic.reading import ExperienceReader
-from simic.registry import PolicyRegistry
-from simic.training import TrainingStore
+from simic.database.database import Database, sqlite_url
+from simic.experience.reading import ExperienceReader
+from simic.experience.store import ExperienceStore
+from simic.learning.training import TrainingStore
+from simic.policies.registry import PolicyRegistry
 
 
 @pytest.fixture

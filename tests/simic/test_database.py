@@ -10,9 +10,9 @@ from tests.simic.episodes import Script
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.process import StartupError
-from simic.database import Database, StateDirectory, sqlite_url
-from simic.experience import ExperienceStore
-from simic.schema import schema_version
+from simic.database.database import Database, StateDirectory, sqlite_url
+from simic.database.schema import schema_version
+from simic.experience.store import ExperienceStore
 
 
 def test_commits_wait_for_the_disk(database: Database) -> None:

@@ -11,10 +11,10 @@ from tests.simic.episodes import Script
 from chassis.errors import ErrorCode, LeylineError
 from leyline.v1.experience_pb2 import ExperienceItem, ReadEpisodesRequest
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
-from simic.database import Database
-from simic.experience import ExperienceStore, Rejection
-from simic.reading import ExperienceReader
-from simic.schema import episodes, transitions
+from simic.database.database import Database
+from simic.database.schema import episodes, transitions
+from simic.experience.reading import ExperienceReader
+from simic.experience.store import ExperienceStore, Rejection
 
 FINGERPRINT = "f" * 64
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from leyline.observation import SEED_SPEC
 from leyline.v1.registry_pb2 import TrainingSummary
-from simic import checkpoint
-from simic.artifact import check_manifest, mlp_model, read_weights, to_bytes, version_name
-from simic.network import WAIT, MlpNetwork
-from simic.version import learned_version
+from simic.learning import checkpoint
+from simic.learning.network import WAIT, MlpNetwork
+from simic.learning.version import learned_version
+from simic.policies.artifact import check_manifest, mlp_model, read_weights, to_bytes, version_name
 
 SLOTS = 3
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from simic.network import WAIT, MlpNetwork
-from simic.plan import RECIPES, Recipe
-from simic.ppo import Ppo, advantages_of
-from simic.rollout import NO_SLOT, Trajectory
+from simic.learning.network import WAIT, MlpNetwork
+from simic.learning.plan import RECIPES, Recipe
+from simic.learning.ppo import Ppo, advantages_of
+from simic.learning.rollout import NO_SLOT, Trajectory
 
 LENGTH = 6
 SLOTS = 3

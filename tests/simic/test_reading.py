@@ -6,9 +6,9 @@ from tests.simic.episodes import Script
 from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.experience_pb2 import ReadEpisodesRequest, ReadEpisodesResponse
 from leyline.v1.transition_pb2 import ExecutionResult, NoOpReason
-from simic import reading
-from simic.experience import ExperienceStore
-from simic.reading import ExperienceReader
+from simic.experience import reading
+from simic.experience.reading import ExperienceReader
+from simic.experience.store import ExperienceStore
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from leyline.v1.registry_pb2 import (
     WatchPoliciesRequest,
     WatchPoliciesResponse,
 )
-from simic.experience import ExperienceStore
-from simic.lesson import LearnedVersion
-from simic.registry import PolicyRegistry
+from simic.experience.store import ExperienceStore
+from simic.learning.lesson import LearnedVersion
+from simic.policies.registry import PolicyRegistry
 
 
 def manifest_with(learned: LearnedVersion, **fields: object) -> PolicyManifest:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.simic.episodes import Script
 
-from simic.reward import accuracy_delta
+from simic.learning.reward import accuracy_delta
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=30)
 

@@ -5,8 +5,8 @@ from tests.simic.episodes import UNIFORM_SLOT, UNIFORM_TYPE, Script
 
 from leyline.observation import SEED_SPEC
 from leyline.v1.transition_pb2 import Decider
-from simic.reward import accuracy_delta
-from simic.rollout import NO_SLOT, trajectory
+from simic.learning.reward import accuracy_delta
+from simic.learning.rollout import NO_SLOT, trajectory
 
 
 def test_an_episode_becomes_arrays_with_the_log_probabilities_that_were_told() -> None:

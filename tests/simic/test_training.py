@@ -11,13 +11,13 @@ from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.experience_pb2 import BeginEpisodeRequest
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination
-from simic.database import Database
-from simic.experience import ExperienceStore
-from simic.lesson import Lessons, TrainingSuperseded
-from simic.plan import RECIPES, fill
-from simic.registry import PolicyRegistry
-from simic.training import TrainingStore
-from simic.update import Update
+from simic.database.database import Database
+from simic.experience.store import ExperienceStore
+from simic.learning.lesson import Lessons, TrainingSuperseded
+from simic.learning.plan import RECIPES, fill
+from simic.learning.training import TrainingStore
+from simic.learning.update import Update
+from simic.policies.registry import PolicyRegistry
 
 UPDATE = Update(gradient_steps=32, mean_return=1.5, diagnostics={"kl": 0.01})
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from leyline.observation import SEED_SPEC
 from leyline.v1.registry_pb2 import TrainingSummary
-from simic.lesson import LearnedVersion
-from simic.network import MlpNetwork
-from simic.version import learned_version
+from simic.learning.lesson import LearnedVersion
+from simic.learning.network import MlpNetwork
+from simic.learning.version import learned_version
 
 
 def version(seed: int, parent: str = "") -> LearnedVersion:

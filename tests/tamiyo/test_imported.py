@@ -17,7 +17,7 @@ from leyline.observation import EXTENDED_SPEC, SEED_SPEC
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest
-from simic.plan import NETWORKS
+from simic.policies.artifact import NETWORKS
 from tamiyo.imported import (
     BUILT_IN_NETWORKS,
     GOLDEN_OBSERVATIONS,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.observation import spec_names
 from leyline.v1.learner_pb2 import TrainingPlan
-from simic.reward import REWARDS
+from simic.learning.reward import REWARDS
+from simic.policies.artifact import NETWORKS
 
 ALGORITHMS = ("ppo",)
-NETWORKS = ("mlp",)
 
 
 @dataclass(frozen=True)

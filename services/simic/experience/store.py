@@ -17,10 +17,11 @@ from leyline.v1.experience_pb2 import (
     GetIngestCursorResponse,
 )
 from leyline.v1.transition_pb2 import Termination
-from simic import moment, registry
-from simic.database import Database
-from simic.ledger import Ledger
-from simic.schema import episodes
+from simic.database import moment
+from simic.database.database import Database
+from simic.database.schema import episodes
+from simic.experience.ledger import Ledger
+from simic.policies import registry
 
 
 @dataclass(frozen=True)

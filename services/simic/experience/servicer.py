@@ -29,9 +29,9 @@ from leyline.v1.experience_pb2 import (
     StreamTransitionsResponse,
 )
 from leyline.v1.experience_pb2_grpc import ExperienceServiceServicer
-from simic.experience import ExperienceStore, Rejection
-from simic.ingest import Ingest
-from simic.reading import ExperienceReader
+from simic.experience.ingest import Ingest
+from simic.experience.reading import ExperienceReader
+from simic.experience.store import ExperienceStore, Rejection
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

@@ -29,9 +29,9 @@ from leyline.v1.experience_pb2 import (
 )
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.transition_pb2 import Decider, EpisodeEnd, Termination, Transition
-from simic import moment
-from simic.database import Database
-from simic.schema import episodes, transitions
+from simic.database import moment
+from simic.database.database import Database
+from simic.database.schema import episodes, transitions
 
 EPISODES_A_PAGE = 32
 TRANSITIONS_A_PAGE = 64

@@ -23,8 +23,8 @@ from leyline.v1.learner_pb2 import (
 )
 from leyline.v1.learner_pb2_grpc import LearnerServiceServicer
 from simic.bell import Bell
+from simic.learning.training import TrainingStore
 from simic.tail import follow
-from simic.training import TrainingStore
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 

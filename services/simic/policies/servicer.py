@@ -30,7 +30,7 @@ from leyline.v1.registry_pb2 import (
 )
 from leyline.v1.registry_pb2_grpc import PolicyRegistryServiceServicer
 from simic.bell import Bell
-from simic.registry import ArtifactUpload, PolicyRegistry
+from simic.policies.registry import ArtifactUpload, PolicyRegistry
 from simic.tail import follow
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

@@ -14,10 +14,10 @@ from leyline.v1.learner_pb2 import (
     TrainingState,
     WatchTrainingResponse,
 )
-from simic import moment
-from simic.database import Database
-from simic.plan import fill
-from simic.schema import training_updates, trainings
+from simic.database import moment
+from simic.database.database import Database
+from simic.database.schema import training_updates, trainings
+from simic.learning.plan import fill
 
 RUNNING = TrainingState.TRAINING_STATE_RUNNING
 

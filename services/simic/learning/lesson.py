@@ -18,11 +18,18 @@ from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import PolicyManifest
 from leyline.v1.transition_pb2 import Termination, Transition
-from simic import moment, registry
-from simic.database import Database
-from simic.schema import episodes, training_episodes, training_updates, trainings, transitions
-from simic.training import RUNNING, change, finish, require
-from simic.update import Update
+from simic.database import moment
+from simic.database.database import Database
+from simic.database.schema import (
+    episodes,
+    training_episodes,
+    training_updates,
+    trainings,
+    transitions,
+)
+from simic.learning.training import RUNNING, change, finish, require
+from simic.learning.update import Update
+from simic.policies import registry
 
 
 class TrainingSuperseded(Exception):

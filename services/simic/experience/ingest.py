@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from leyline.v1.experience_pb2 import ExperienceItem
-from simic.experience import ExperienceStore, Rejection
+from simic.experience.store import ExperienceStore, Rejection
 
 ITEMS_A_COMMIT = 1024
 MESSAGES_WAITING = 64

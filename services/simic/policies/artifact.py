@@ -20,7 +20,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.observation import fingerprint, vector_length
 from leyline.v1.registry_pb2 import PolicyManifest
-from simic.plan import NETWORKS
+
+NETWORKS = ("mlp",)
+"""Networks that have a graph here, and whose versions are named by it."""
 
 OPSET = 17
 IR_VERSION = 8

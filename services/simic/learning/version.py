@@ -11,9 +11,9 @@ import torch
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.registry_pb2 import GoldenOutput, PolicyManifest, TrainingSummary
-from simic.artifact import mlp_model, to_bytes, version_name
-from simic.lesson import LearnedVersion
-from simic.network import MlpNetwork
+from simic.learning.lesson import LearnedVersion
+from simic.learning.network import MlpNetwork
+from simic.policies.artifact import mlp_model, to_bytes, version_name
 
 GOLDEN_OBSERVATIONS = 4
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simic.artifact import ACTION_TYPES, OBSERVATION_BOUND
+from simic.policies.artifact import ACTION_TYPES, OBSERVATION_BOUND
 
 WAIT = 0
 """Index of WAIT among the type logits; the others follow the order of ActionType."""

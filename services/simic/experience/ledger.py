@@ -13,8 +13,8 @@ from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, 
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.experience_pb2 import ExperienceItem
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
-from simic import moment
-from simic.schema import episodes, transitions
+from simic.database import moment
+from simic.database.schema import episodes, transitions
 
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""

@@ -12,7 +12,7 @@ from leyline.observation import Vectorizer, slot_order
 from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.transition_pb2 import Decider, ExecutionResult, Transition
-from simic.reward import Reward
+from simic.learning.reward import Reward
 
 NO_SLOT = -1
 

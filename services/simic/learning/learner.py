@@ -1,7 +1,8 @@
 """The learner: a process of its own, so that the service answers while it computes.
 
-``python -m simic.learner`` is started by the service, never by hand. It ends when its training
-does, and when the pipe that is its standard input closes: a learner never outlives its service.
+``python -m simic.learning.learner`` is started by the service, never by hand. It ends when its
+training does, and when the pipe that is its standard input closes: a learner never outlives its
+service.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from chassis.logging import bind_call, configure, get_logger
 from leyline.observation import spec_by_name, vector_length
 from leyline.v1.learner_pb2 import TrainingState
 from leyline.v1.registry_pb2 import TrainingSummary
-from simic import checkpoint
-from simic.artifact import read_weights
-from simic.database import Database
-from simic.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
-from simic.network import MlpNetwork
-from simic.plan import RECIPES
-from simic.ppo import Ppo
-from simic.reward import REWARDS
-from simic.rollout import Trajectory, trajectory
-from simic.training import TrainingStore
-from simic.update import Update
-from simic.version import learned_version
+from simic.database.database import Database
+from simic.learning import checkpoint
+from simic.learning.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
+from simic.learning.network import MlpNetwork
+from simic.learning.plan import RECIPES
+from simic.learning.ppo import Ppo
+from simic.learning.reward import REWARDS
+from simic.learning.rollout import Trajectory, trajectory
+from simic.learning.training import TrainingStore
+from simic.learning.update import Update
+from simic.learning.version import learned_version
+from simic.policies.artifact import read_weights
 
 POLL_S = 0.2
 """How often the learner looks for whole episodes: they take seconds at least."""
@@ -40,7 +41,7 @@ POLL_S = 0.2
 DATABASE_URL = "LEYLINE_SIMIC_LEARNER_DATABASE_URL"
 """Variable with the database's URL, which may hold a password: arguments are for all to see."""
 
-_log = get_logger("simic.learner")
+_log = get_logger("simic.learning.learner")
 
 
 class Learner:
@@ -182,7 +183,7 @@ def end_with_service() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the learner of one training; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m simic.learner", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m simic.learning.learner", description=__doc__)
     parser.add_argument("--training-id", required=True)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="auto")

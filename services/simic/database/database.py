@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, Oper
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.process import StartupError
-from simic import schema
+from simic.database import schema
 
 BUSY_TIMEOUT_S = 30
 """How long a writer waits for the other one: the server and its learner share the file."""

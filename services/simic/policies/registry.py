@@ -21,11 +21,10 @@ from leyline.v1.registry_pb2 import (
     RegisterPolicyResponse,
     WatchPoliciesResponse,
 )
-from simic import moment
-from simic.artifact import check_manifest
-from simic.database import Database
-from simic.plan import NETWORKS
-from simic.schema import artifacts, policies, policy_events
+from simic.database import moment
+from simic.database.database import Database
+from simic.database.schema import artifacts, policies, policy_events
+from simic.policies.artifact import NETWORKS, check_manifest
 
 CHUNK_BYTES = 256 * 1024
 """Size of a piece of an artifact: well below the 4 MiB that a gRPC message may have."""

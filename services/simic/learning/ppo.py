@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from simic.network import WAIT, Distribution, MlpNetwork
-from simic.plan import Recipe
-from simic.rollout import Trajectory, explained_variance, mean_decision_share
-from simic.update import Update
+from simic.learning.network import WAIT, Distribution, MlpNetwork
+from simic.learning.plan import Recipe
+from simic.learning.rollout import Trajectory, explained_variance, mean_decision_share
+from simic.learning.update import Update
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The database: its tables, and connections that keep what they acknowledge."""

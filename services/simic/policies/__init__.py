@@ -1,0 +1,1 @@
+"""The policy registry: artifacts, versions, and what happened to them."""
