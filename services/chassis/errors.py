@@ -125,6 +125,19 @@ class ErrorCode(Enum):
     POLICY_VERSION_NOT_FOUND = ErrorSpec(
         StatusCode.NOT_FOUND, "there is no policy version {policy_version!r}"
     )
+    VERSION_NOT_READY = ErrorSpec(
+        StatusCode.UNAVAILABLE,
+        "episode {episode_index} of run {run_id!r} is to be decided by the version after update "
+        "{update}, which is not there yet",
+        retry_after_s=0.25,
+    )
+    VERSION_DOES_NOT_FIT = ErrorSpec(
+        StatusCode.FAILED_PRECONDITION,
+        "{policy_version!r} does not decide for episodes that are being played: {problem}",
+    )
+    NOTHING_TO_ROLL_BACK = ErrorSpec(
+        StatusCode.FAILED_PRECONDITION, "no version was active before the active one"
+    )
     ARTIFACT_CORRUPT = ErrorSpec(
         StatusCode.INVALID_ARGUMENT, "the artifact of {policy_version!r} cannot be used: {problem}"
     )

@@ -56,8 +56,8 @@ def test_there_are_the_five_services() -> None:
     assert {service.name: len(service.methods) for service in services()} == {
         "TrainerService": 8,
         "PolicyService": 3,
-        "ExperienceService": 6,
-        "PolicyRegistryService": 7,
+        "ExperienceService": 8,
+        "PolicyRegistryService": 9,
         "LearnerService": 4,
     }
 

@@ -502,9 +502,12 @@ type EpisodeOrigin struct {
 	// Its twin: the same in every respect, but always waiting. Unset where it has none.
 	Twin *EpisodeReference `protobuf:"bytes,3,opt,name=twin,proto3" json:"twin,omitempty"`
 	// Where it was forked from. Unset where it was not.
-	Fork          *Fork `protobuf:"bytes,4,opt,name=fork,proto3" json:"fork,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fork *Fork `protobuf:"bytes,4,opt,name=fork,proto3" json:"fork,omitempty"`
+	// The pair of an evaluation that it belongs to: all episodes of a pair have the same seeds and the same situation, derived
+	// from the run's seeds and the pair, and not from the episode's index. Unset outside evaluations.
+	EvaluationPair *uint32 `protobuf:"varint,5,opt,name=evaluation_pair,json=evaluationPair,proto3,oneof" json:"evaluation_pair,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *EpisodeOrigin) Reset() {
@@ -565,6 +568,13 @@ func (x *EpisodeOrigin) GetFork() *Fork {
 	return nil
 }
 
+func (x *EpisodeOrigin) GetEvaluationPair() uint32 {
+	if x != nil && x.EvaluationPair != nil {
+		return *x.EvaluationPair
+	}
+	return 0
+}
+
 var File_leyline_v1_episode_proto protoreflect.FileDescriptor
 
 const file_leyline_v1_episode_proto_rawDesc = "" +
@@ -616,12 +626,14 @@ const file_leyline_v1_episode_proto_rawDesc = "" +
 	"_blueprint\"e\n" +
 	"\x04Fork\x12<\n" +
 	"\x06parent\x18\x01 \x01(\v2\x1c.leyline.v1.EpisodeReferenceB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
-	"\x04step\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\x04step\"\xc5\x01\n" +
+	"\x04step\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\x04step\"\x94\x02\n" +
 	"\rEpisodeOrigin\x12'\n" +
 	"\x05seeds\x18\x01 \x01(\v2\x11.leyline.v1.SeedsR\x05seeds\x123\n" +
 	"\tsituation\x18\x02 \x01(\v2\x15.leyline.v1.SituationR\tsituation\x120\n" +
 	"\x04twin\x18\x03 \x01(\v2\x1c.leyline.v1.EpisodeReferenceR\x04twin\x12$\n" +
-	"\x04fork\x18\x04 \x01(\v2\x10.leyline.v1.ForkR\x04forkb\x06proto3"
+	"\x04fork\x18\x04 \x01(\v2\x10.leyline.v1.ForkR\x04fork\x129\n" +
+	"\x0fevaluation_pair\x18\x05 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03H\x00R\x0eevaluationPair\x88\x01\x01B\x12\n" +
+	"\x10_evaluation_pairb\x06proto3"
 
 var (
 	file_leyline_v1_episode_proto_rawDescOnce sync.Once
@@ -666,6 +678,7 @@ func file_leyline_v1_episode_proto_init() {
 		return
 	}
 	file_leyline_v1_episode_proto_msgTypes[4].OneofWrappers = []any{}
+	file_leyline_v1_episode_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

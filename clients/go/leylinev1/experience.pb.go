@@ -26,6 +26,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What the last look at the database's own integrity found.
+type IntegrityState int32
+
+const (
+	// Not looked at since it was opened: the last stop was a clean one.
+	IntegrityState_INTEGRITY_STATE_UNSPECIFIED IntegrityState = 0
+	// The check is running.
+	IntegrityState_INTEGRITY_STATE_CHECKING IntegrityState = 1
+	// Nothing was wrong.
+	IntegrityState_INTEGRITY_STATE_SOUND IntegrityState = 2
+	// Something is wrong, and the log says what.
+	IntegrityState_INTEGRITY_STATE_DAMAGED IntegrityState = 3
+)
+
+// Enum value maps for IntegrityState.
+var (
+	IntegrityState_name = map[int32]string{
+		0: "INTEGRITY_STATE_UNSPECIFIED",
+		1: "INTEGRITY_STATE_CHECKING",
+		2: "INTEGRITY_STATE_SOUND",
+		3: "INTEGRITY_STATE_DAMAGED",
+	}
+	IntegrityState_value = map[string]int32{
+		"INTEGRITY_STATE_UNSPECIFIED": 0,
+		"INTEGRITY_STATE_CHECKING":    1,
+		"INTEGRITY_STATE_SOUND":       2,
+		"INTEGRITY_STATE_DAMAGED":     3,
+	}
+)
+
+func (x IntegrityState) Enum() *IntegrityState {
+	p := new(IntegrityState)
+	*p = x
+	return p
+}
+
+func (x IntegrityState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IntegrityState) Descriptor() protoreflect.EnumDescriptor {
+	return file_leyline_v1_experience_proto_enumTypes[0].Descriptor()
+}
+
+func (IntegrityState) Type() protoreflect.EnumType {
+	return &file_leyline_v1_experience_proto_enumTypes[0]
+}
+
+func (x IntegrityState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IntegrityState.Descriptor instead.
+func (IntegrityState) EnumDescriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{0}
+}
+
 // Begins an episode.
 type BeginEpisodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -45,10 +102,13 @@ type BeginEpisodeRequest struct {
 	Slots uint32 `protobuf:"varint,7,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Fingerprint of the observation spec.
 	SpecFingerprint string `protobuf:"bytes,8,opt,name=spec_fingerprint,json=specFingerprint,proto3" json:"spec_fingerprint,omitempty"`
-	// What the episode is made of. The first call's is kept.
-	Origin        *EpisodeOrigin `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// What the episode is made of. The first call's is kept, but for an episode of an evaluation: there the first one with its
+	// evaluation_pair.
+	Origin *EpisodeOrigin `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Whether the trainer can play an episode of an evaluation if the answer asks for it.
+	OffersEvaluation bool `protobuf:"varint,10,opt,name=offers_evaluation,json=offersEvaluation,proto3" json:"offers_evaluation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *BeginEpisodeRequest) Reset() {
@@ -144,6 +204,13 @@ func (x *BeginEpisodeRequest) GetOrigin() *EpisodeOrigin {
 	return nil
 }
 
+func (x *BeginEpisodeRequest) GetOffersEvaluation() bool {
+	if x != nil {
+		return x.OffersEvaluation
+	}
+	return false
+}
+
 // The episode as begun.
 type BeginEpisodeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -154,9 +221,13 @@ type BeginEpisodeResponse struct {
 	// How its actions are to be drawn.
 	Mode SelectionMode `protobuf:"varint,3,opt,name=mode,proto3,enum=leyline.v1.SelectionMode" json:"mode,omitempty"`
 	// Transitions of the episode already stored, counted from step 0 without a gap.
-	NextStep      uint32 `protobuf:"varint,4,opt,name=next_step,json=nextStep,proto3" json:"next_step,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NextStep uint32 `protobuf:"varint,4,opt,name=next_step,json=nextStep,proto3" json:"next_step,omitempty"`
+	// Set where this is an episode of an evaluation: the trainer draws its seeds and its situation anew for this pair, as
+	// EpisodeOrigin says, and begins again with that origin. It is played by the pinned version in the given mode, and no
+	// learner learns from it.
+	EvaluationPair *uint32 `protobuf:"varint,5,opt,name=evaluation_pair,json=evaluationPair,proto3,oneof" json:"evaluation_pair,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *BeginEpisodeResponse) Reset() {
@@ -213,6 +284,13 @@ func (x *BeginEpisodeResponse) GetMode() SelectionMode {
 func (x *BeginEpisodeResponse) GetNextStep() uint32 {
 	if x != nil {
 		return x.NextStep
+	}
+	return 0
+}
+
+func (x *BeginEpisodeResponse) GetEvaluationPair() uint32 {
+	if x != nil && x.EvaluationPair != nil {
+		return *x.EvaluationPair
 	}
 	return 0
 }
@@ -724,7 +802,9 @@ type ReadEpisodesRequest struct {
 	// Only episodes that began at or after this time. Unset: all.
 	BeganAfter *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=began_after,json=beganAfter,proto3" json:"began_after,omitempty"`
 	// Only episodes that have ended.
-	EndedOnly     bool `protobuf:"varint,6,opt,name=ended_only,json=endedOnly,proto3" json:"ended_only,omitempty"`
+	EndedOnly bool `protobuf:"varint,6,opt,name=ended_only,json=endedOnly,proto3" json:"ended_only,omitempty"`
+	// Only episodes that began before this time. Unset: all.
+	BeganBefore   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=began_before,json=beganBefore,proto3" json:"began_before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -799,6 +879,13 @@ func (x *ReadEpisodesRequest) GetEndedOnly() bool {
 		return x.EndedOnly
 	}
 	return false
+}
+
+func (x *ReadEpisodesRequest) GetBeganBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganBefore
+	}
+	return nil
 }
 
 // An episode's head, its steps, or its end; episode after episode.
@@ -1023,6 +1110,326 @@ func (x *EpisodeHead) GetOrigin() *EpisodeOrigin {
 	return nil
 }
 
+// Asks for a page of episodes. Conditions that are set must all hold.
+type ListEpisodesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this run. Empty: all runs.
+	RunId string `protobuf:"bytes,1,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Only episodes of which this version decided a step. Empty: all.
+	PolicyVersion string `protobuf:"bytes,2,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	// Only episodes that began at or after this time. Unset: all.
+	BeganAfter *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=began_after,json=beganAfter,proto3" json:"began_after,omitempty"`
+	// Only episodes that began before this time. Unset: all.
+	BeganBefore *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=began_before,json=beganBefore,proto3" json:"began_before,omitempty"`
+	// Only episodes that have ended.
+	EndedOnly bool `protobuf:"varint,5,opt,name=ended_only,json=endedOnly,proto3" json:"ended_only,omitempty"`
+	// At most so many. 0: 50.
+	PageSize uint32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous page. Empty: the first.
+	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEpisodesRequest) Reset() {
+	*x = ListEpisodesRequest{}
+	mi := &file_leyline_v1_experience_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEpisodesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEpisodesRequest) ProtoMessage() {}
+
+func (x *ListEpisodesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_experience_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEpisodesRequest.ProtoReflect.Descriptor instead.
+func (*ListEpisodesRequest) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListEpisodesRequest) GetRunId() string {
+	if x != nil {
+		return x.RunId
+	}
+	return ""
+}
+
+func (x *ListEpisodesRequest) GetPolicyVersion() string {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return ""
+}
+
+func (x *ListEpisodesRequest) GetBeganAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganAfter
+	}
+	return nil
+}
+
+func (x *ListEpisodesRequest) GetBeganBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BeganBefore
+	}
+	return nil
+}
+
+func (x *ListEpisodesRequest) GetEndedOnly() bool {
+	if x != nil {
+		return x.EndedOnly
+	}
+	return false
+}
+
+func (x *ListEpisodesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListEpisodesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// An episode without its steps.
+type EpisodeSummary struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is known of it as a whole.
+	Head *EpisodeHead `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	// Its end. Unset while it has not ended.
+	End           *EpisodeEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EpisodeSummary) Reset() {
+	*x = EpisodeSummary{}
+	mi := &file_leyline_v1_experience_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EpisodeSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EpisodeSummary) ProtoMessage() {}
+
+func (x *EpisodeSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_experience_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EpisodeSummary.ProtoReflect.Descriptor instead.
+func (*EpisodeSummary) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *EpisodeSummary) GetHead() *EpisodeHead {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *EpisodeSummary) GetEnd() *EpisodeEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// A page of episodes.
+type ListEpisodesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The episodes, newest first.
+	Episodes []*EpisodeSummary `protobuf:"bytes,1,rep,name=episodes,proto3" json:"episodes,omitempty"`
+	// For the next page. Empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEpisodesResponse) Reset() {
+	*x = ListEpisodesResponse{}
+	mi := &file_leyline_v1_experience_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEpisodesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEpisodesResponse) ProtoMessage() {}
+
+func (x *ListEpisodesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_experience_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEpisodesResponse.ProtoReflect.Descriptor instead.
+func (*ListEpisodesResponse) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListEpisodesResponse) GetEpisodes() []*EpisodeSummary {
+	if x != nil {
+		return x.Episodes
+	}
+	return nil
+}
+
+func (x *ListEpisodesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Asks for a copy of everything.
+type BackUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackUpRequest) Reset() {
+	*x = BackUpRequest{}
+	mi := &file_leyline_v1_experience_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackUpRequest) ProtoMessage() {}
+
+func (x *BackUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_experience_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackUpRequest.ProtoReflect.Descriptor instead.
+func (*BackUpRequest) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{16}
+}
+
+// A piece of the copy.
+type BackUpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Offset of the piece.
+	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The bytes.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// Bytes of the whole copy.
+	TotalSize uint64 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// Lower-case hexadecimal SHA-256 of the whole copy; in the last piece only.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackUpResponse) Reset() {
+	*x = BackUpResponse{}
+	mi := &file_leyline_v1_experience_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackUpResponse) ProtoMessage() {}
+
+func (x *BackUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_experience_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackUpResponse.ProtoReflect.Descriptor instead.
+func (*BackUpResponse) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *BackUpResponse) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *BackUpResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *BackUpResponse) GetTotalSize() uint64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *BackUpResponse) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
 // Asks for counts.
 type GetStatisticsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1034,7 +1441,7 @@ type GetStatisticsRequest struct {
 
 func (x *GetStatisticsRequest) Reset() {
 	*x = GetStatisticsRequest{}
-	mi := &file_leyline_v1_experience_proto_msgTypes[13]
+	mi := &file_leyline_v1_experience_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1453,7 @@ func (x *GetStatisticsRequest) String() string {
 func (*GetStatisticsRequest) ProtoMessage() {}
 
 func (x *GetStatisticsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_experience_proto_msgTypes[13]
+	mi := &file_leyline_v1_experience_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1466,7 @@ func (x *GetStatisticsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatisticsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatisticsRequest) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{13}
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetStatisticsRequest) GetRunId() string {
@@ -1086,7 +1493,7 @@ type ActionCount struct {
 
 func (x *ActionCount) Reset() {
 	*x = ActionCount{}
-	mi := &file_leyline_v1_experience_proto_msgTypes[14]
+	mi := &file_leyline_v1_experience_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1505,7 @@ func (x *ActionCount) String() string {
 func (*ActionCount) ProtoMessage() {}
 
 func (x *ActionCount) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_experience_proto_msgTypes[14]
+	mi := &file_leyline_v1_experience_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1518,7 @@ func (x *ActionCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActionCount.ProtoReflect.Descriptor instead.
 func (*ActionCount) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{14}
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ActionCount) GetActionType() ActionType {
@@ -1157,7 +1564,7 @@ type VersionCount struct {
 
 func (x *VersionCount) Reset() {
 	*x = VersionCount{}
-	mi := &file_leyline_v1_experience_proto_msgTypes[15]
+	mi := &file_leyline_v1_experience_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1576,7 @@ func (x *VersionCount) String() string {
 func (*VersionCount) ProtoMessage() {}
 
 func (x *VersionCount) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_experience_proto_msgTypes[15]
+	mi := &file_leyline_v1_experience_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1589,7 @@ func (x *VersionCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VersionCount.ProtoReflect.Descriptor instead.
 func (*VersionCount) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{15}
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VersionCount) GetPolicyVersion() string {
@@ -1222,14 +1629,18 @@ type GetStatisticsResponse struct {
 	// By action type and slot.
 	Actions []*ActionCount `protobuf:"bytes,6,rep,name=actions,proto3" json:"actions,omitempty"`
 	// By policy version.
-	Versions      []*VersionCount `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty"`
+	Versions []*VersionCount `protobuf:"bytes,7,rep,name=versions,proto3" json:"versions,omitempty"`
+	// Bytes that the whole database takes, other runs' experience included.
+	StoredBytes uint64 `protobuf:"varint,8,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Whether the database is sound: looked at in the background after a stop that was not a clean one.
+	Integrity     IntegrityState `protobuf:"varint,9,opt,name=integrity,proto3,enum=leyline.v1.IntegrityState" json:"integrity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatisticsResponse) Reset() {
 	*x = GetStatisticsResponse{}
-	mi := &file_leyline_v1_experience_proto_msgTypes[16]
+	mi := &file_leyline_v1_experience_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1652,7 @@ func (x *GetStatisticsResponse) String() string {
 func (*GetStatisticsResponse) ProtoMessage() {}
 
 func (x *GetStatisticsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_experience_proto_msgTypes[16]
+	mi := &file_leyline_v1_experience_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1665,7 @@ func (x *GetStatisticsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatisticsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatisticsResponse) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{16}
+	return file_leyline_v1_experience_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetStatisticsResponse) GetRuns() uint64 {
@@ -1306,12 +1717,26 @@ func (x *GetStatisticsResponse) GetVersions() []*VersionCount {
 	return nil
 }
 
+func (x *GetStatisticsResponse) GetStoredBytes() uint64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *GetStatisticsResponse) GetIntegrity() IntegrityState {
+	if x != nil {
+		return x.Integrity
+	}
+	return IntegrityState_INTEGRITY_STATE_UNSPECIFIED
+}
+
 var File_leyline_v1_experience_proto protoreflect.FileDescriptor
 
 const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\n" +
 	"\x1bleyline/v1/experience.proto\x12\n" +
-	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19leyline/v1/decision.proto\x1a\x18leyline/v1/episode.proto\x1a\x17leyline/v1/policy.proto\x1a\x1bleyline/v1/transition.proto\"\xc0\x03\n" +
+	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19leyline/v1/decision.proto\x1a\x18leyline/v1/episode.proto\x1a\x17leyline/v1/policy.proto\x1a\x1bleyline/v1/transition.proto\"\xed\x03\n" +
 	"\x13BeginEpisodeRequest\x12?\n" +
 	"\x06run_id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$R\x05runId\x120\n" +
 	"\repisode_index\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\fepisodeIndex\x12 \n" +
@@ -1322,13 +1747,17 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\ahorizon\x18\x06 \x01(\rR\ahorizon\x12\x1f\n" +
 	"\x05slots\x18\a \x01(\rB\t\xbaH\x06*\x04\x18@(\x01R\x05slots\x12@\n" +
 	"\x10spec_fingerprint\x18\b \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\x0fspecFingerprint\x121\n" +
-	"\x06origin\x18\t \x01(\v2\x19.leyline.v1.EpisodeOriginR\x06origin\"\xb7\x01\n" +
+	"\x06origin\x18\t \x01(\v2\x19.leyline.v1.EpisodeOriginR\x06origin\x12+\n" +
+	"\x11offers_evaluation\x18\n" +
+	" \x01(\bR\x10offersEvaluation\"\xf9\x01\n" +
 	"\x14BeginEpisodeResponse\x12\x14\n" +
 	"\x05fence\x18\x01 \x01(\x04R\x05fence\x12*\n" +
 	"\x0epolicy_version\x18\x02 \x01(\tH\x00R\rpolicyVersion\x88\x01\x01\x12-\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x19.leyline.v1.SelectionModeR\x04mode\x12\x1b\n" +
-	"\tnext_step\x18\x04 \x01(\rR\bnextStepB\x11\n" +
-	"\x0f_policy_version\"\xcf\x01\n" +
+	"\tnext_step\x18\x04 \x01(\rR\bnextStep\x12,\n" +
+	"\x0fevaluation_pair\x18\x05 \x01(\rH\x01R\x0eevaluationPair\x88\x01\x01B\x11\n" +
+	"\x0f_policy_versionB\x12\n" +
+	"\x10_evaluation_pair\"\xcf\x01\n" +
 	"\x0eExperienceItem\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\bsequence\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x128\n" +
@@ -1361,7 +1790,7 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x129\n" +
 	"\vtermination\x18\x03 \x01(\x0e2\x17.leyline.v1.TerminationR\vtermination\x12*\n" +
 	"\x0epolicy_version\x18\x04 \x01(\tH\x00R\rpolicyVersion\x88\x01\x01B\x11\n" +
-	"\x0f_policy_version\"\x9d\x02\n" +
+	"\x0f_policy_version\"\xef\x02\n" +
 	"\x13ReadEpisodesRequest\x12\x1e\n" +
 	"\x06run_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\x12#\n" +
 	"\rfirst_episode\x18\x02 \x01(\rR\ffirstEpisode\x12!\n" +
@@ -1370,7 +1799,8 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\vbegan_after\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\v\"\a\b\xff\x82\xd1\xff\xaf\a2\x00R\n" +
 	"beganAfter\x12\x1d\n" +
 	"\n" +
-	"ended_only\x18\x06 \x01(\bR\tendedOnly\"\xb5\x01\n" +
+	"ended_only\x18\x06 \x01(\bR\tendedOnly\x12P\n" +
+	"\fbegan_before\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\v\"\a\b\xff\x82\xd1\xff\xaf\a2\x00R\vbeganBefore\"\xb5\x01\n" +
 	"\x14ReadEpisodesResponse\x12-\n" +
 	"\x04head\x18\x01 \x01(\v2\x17.leyline.v1.EpisodeHeadH\x00R\x04head\x128\n" +
 	"\n" +
@@ -1388,7 +1818,31 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\x10spec_fingerprint\x18\a \x01(\tR\x0fspecFingerprint\x121\n" +
 	"\x05slots\x18\b \x01(\v2\x1b.leyline.v1.SlotRequirementR\x05slots\x121\n" +
 	"\x06origin\x18\t \x01(\v2\x19.leyline.v1.EpisodeOriginR\x06originB\x11\n" +
-	"\x0f_policy_version\"6\n" +
+	"\x0f_policy_version\"\xf7\x02\n" +
+	"\x13ListEpisodesRequest\x12\x1e\n" +
+	"\x06run_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\x12/\n" +
+	"\x0epolicy_version\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\rpolicyVersion\x12N\n" +
+	"\vbegan_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\v\"\a\b\xff\x82\xd1\xff\xaf\a2\x00R\n" +
+	"beganAfter\x12P\n" +
+	"\fbegan_before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x11\xbaH\x0e\xb2\x01\v\"\a\b\xff\x82\xd1\xff\xaf\a2\x00R\vbeganBefore\x12\x1d\n" +
+	"\n" +
+	"ended_only\x18\x05 \x01(\bR\tendedOnly\x12%\n" +
+	"\tpage_size\x18\x06 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"g\n" +
+	"\x0eEpisodeSummary\x12+\n" +
+	"\x04head\x18\x01 \x01(\v2\x17.leyline.v1.EpisodeHeadR\x04head\x12(\n" +
+	"\x03end\x18\x02 \x01(\v2\x16.leyline.v1.EpisodeEndR\x03end\"v\n" +
+	"\x14ListEpisodesResponse\x126\n" +
+	"\bepisodes\x18\x01 \x03(\v2\x1a.leyline.v1.EpisodeSummaryR\bepisodes\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
+	"\rBackUpRequest\"s\n" +
+	"\x0eBackUpResponse\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x04R\ttotalSize\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\"6\n" +
 	"\x14GetStatisticsRequest\x12\x1e\n" +
 	"\x06run_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\"\x9d\x01\n" +
 	"\vActionCount\x127\n" +
@@ -1402,7 +1856,7 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\fVersionCount\x12%\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x12\x14\n" +
 	"\x05steps\x18\x02 \x01(\x04R\x05steps\x12\x1a\n" +
-	"\bepisodes\x18\x03 \x01(\x04R\bepisodes\"\xa0\x02\n" +
+	"\bepisodes\x18\x03 \x01(\x04R\bepisodes\"\xfd\x02\n" +
 	"\x15GetStatisticsResponse\x12\x12\n" +
 	"\x04runs\x18\x01 \x01(\x04R\x04runs\x12\x1a\n" +
 	"\bepisodes\x18\x02 \x01(\x04R\bepisodes\x12%\n" +
@@ -1410,14 +1864,23 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\vtransitions\x18\x04 \x01(\x04R\vtransitions\x12%\n" +
 	"\x0efallback_steps\x18\x05 \x01(\x04R\rfallbackSteps\x121\n" +
 	"\aactions\x18\x06 \x03(\v2\x17.leyline.v1.ActionCountR\aactions\x124\n" +
-	"\bversions\x18\a \x03(\v2\x18.leyline.v1.VersionCountR\bversions2\xb5\x04\n" +
+	"\bversions\x18\a \x03(\v2\x18.leyline.v1.VersionCountR\bversions\x12!\n" +
+	"\fstored_bytes\x18\b \x01(\x04R\vstoredBytes\x128\n" +
+	"\tintegrity\x18\t \x01(\x0e2\x1a.leyline.v1.IntegrityStateR\tintegrity*\x87\x01\n" +
+	"\x0eIntegrityState\x12\x1f\n" +
+	"\x1bINTEGRITY_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18INTEGRITY_STATE_CHECKING\x10\x01\x12\x19\n" +
+	"\x15INTEGRITY_STATE_SOUND\x10\x02\x12\x1b\n" +
+	"\x17INTEGRITY_STATE_DAMAGED\x10\x032\xcb\x05\n" +
 	"\x11ExperienceService\x12Q\n" +
 	"\fBeginEpisode\x12\x1f.leyline.v1.BeginEpisodeRequest\x1a .leyline.v1.BeginEpisodeResponse\x12d\n" +
 	"\x11StreamTransitions\x12$.leyline.v1.StreamTransitionsRequest\x1a%.leyline.v1.StreamTransitionsResponse(\x010\x01\x12`\n" +
 	"\x11RecordTransitions\x12$.leyline.v1.RecordTransitionsRequest\x1a%.leyline.v1.RecordTransitionsResponse\x12Z\n" +
 	"\x0fGetIngestCursor\x12\".leyline.v1.GetIngestCursorRequest\x1a#.leyline.v1.GetIngestCursorResponse\x12S\n" +
-	"\fReadEpisodes\x12\x1f.leyline.v1.ReadEpisodesRequest\x1a .leyline.v1.ReadEpisodesResponse0\x01\x12T\n" +
-	"\rGetStatistics\x12 .leyline.v1.GetStatisticsRequest\x1a!.leyline.v1.GetStatisticsResponseb\x06proto3"
+	"\fReadEpisodes\x12\x1f.leyline.v1.ReadEpisodesRequest\x1a .leyline.v1.ReadEpisodesResponse0\x01\x12Q\n" +
+	"\fListEpisodes\x12\x1f.leyline.v1.ListEpisodesRequest\x1a .leyline.v1.ListEpisodesResponse\x12T\n" +
+	"\rGetStatistics\x12 .leyline.v1.GetStatisticsRequest\x1a!.leyline.v1.GetStatisticsResponse\x12A\n" +
+	"\x06BackUp\x12\x19.leyline.v1.BackUpRequest\x1a\x1a.leyline.v1.BackUpResponse0\x01b\x06proto3"
 
 var (
 	file_leyline_v1_experience_proto_rawDescOnce sync.Once
@@ -1431,74 +1894,92 @@ func file_leyline_v1_experience_proto_rawDescGZIP() []byte {
 	return file_leyline_v1_experience_proto_rawDescData
 }
 
-var file_leyline_v1_experience_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_leyline_v1_experience_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_leyline_v1_experience_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_leyline_v1_experience_proto_goTypes = []any{
-	(*BeginEpisodeRequest)(nil),       // 0: leyline.v1.BeginEpisodeRequest
-	(*BeginEpisodeResponse)(nil),      // 1: leyline.v1.BeginEpisodeResponse
-	(*ExperienceItem)(nil),            // 2: leyline.v1.ExperienceItem
-	(*RejectedItem)(nil),              // 3: leyline.v1.RejectedItem
-	(*StreamTransitionsRequest)(nil),  // 4: leyline.v1.StreamTransitionsRequest
-	(*StreamTransitionsResponse)(nil), // 5: leyline.v1.StreamTransitionsResponse
-	(*RecordTransitionsRequest)(nil),  // 6: leyline.v1.RecordTransitionsRequest
-	(*RecordTransitionsResponse)(nil), // 7: leyline.v1.RecordTransitionsResponse
-	(*GetIngestCursorRequest)(nil),    // 8: leyline.v1.GetIngestCursorRequest
-	(*GetIngestCursorResponse)(nil),   // 9: leyline.v1.GetIngestCursorResponse
-	(*ReadEpisodesRequest)(nil),       // 10: leyline.v1.ReadEpisodesRequest
-	(*ReadEpisodesResponse)(nil),      // 11: leyline.v1.ReadEpisodesResponse
-	(*EpisodeHead)(nil),               // 12: leyline.v1.EpisodeHead
-	(*GetStatisticsRequest)(nil),      // 13: leyline.v1.GetStatisticsRequest
-	(*ActionCount)(nil),               // 14: leyline.v1.ActionCount
-	(*VersionCount)(nil),              // 15: leyline.v1.VersionCount
-	(*GetStatisticsResponse)(nil),     // 16: leyline.v1.GetStatisticsResponse
-	(SelectionMode)(0),                // 17: leyline.v1.SelectionMode
-	(*EpisodeOrigin)(nil),             // 18: leyline.v1.EpisodeOrigin
-	(*Transition)(nil),                // 19: leyline.v1.Transition
-	(*EpisodeEnd)(nil),                // 20: leyline.v1.EpisodeEnd
-	(*status.Status)(nil),             // 21: google.rpc.Status
-	(Termination)(0),                  // 22: leyline.v1.Termination
-	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
-	(*SlotRequirement)(nil),           // 24: leyline.v1.SlotRequirement
-	(ActionType)(0),                   // 25: leyline.v1.ActionType
+	(IntegrityState)(0),               // 0: leyline.v1.IntegrityState
+	(*BeginEpisodeRequest)(nil),       // 1: leyline.v1.BeginEpisodeRequest
+	(*BeginEpisodeResponse)(nil),      // 2: leyline.v1.BeginEpisodeResponse
+	(*ExperienceItem)(nil),            // 3: leyline.v1.ExperienceItem
+	(*RejectedItem)(nil),              // 4: leyline.v1.RejectedItem
+	(*StreamTransitionsRequest)(nil),  // 5: leyline.v1.StreamTransitionsRequest
+	(*StreamTransitionsResponse)(nil), // 6: leyline.v1.StreamTransitionsResponse
+	(*RecordTransitionsRequest)(nil),  // 7: leyline.v1.RecordTransitionsRequest
+	(*RecordTransitionsResponse)(nil), // 8: leyline.v1.RecordTransitionsResponse
+	(*GetIngestCursorRequest)(nil),    // 9: leyline.v1.GetIngestCursorRequest
+	(*GetIngestCursorResponse)(nil),   // 10: leyline.v1.GetIngestCursorResponse
+	(*ReadEpisodesRequest)(nil),       // 11: leyline.v1.ReadEpisodesRequest
+	(*ReadEpisodesResponse)(nil),      // 12: leyline.v1.ReadEpisodesResponse
+	(*EpisodeHead)(nil),               // 13: leyline.v1.EpisodeHead
+	(*ListEpisodesRequest)(nil),       // 14: leyline.v1.ListEpisodesRequest
+	(*EpisodeSummary)(nil),            // 15: leyline.v1.EpisodeSummary
+	(*ListEpisodesResponse)(nil),      // 16: leyline.v1.ListEpisodesResponse
+	(*BackUpRequest)(nil),             // 17: leyline.v1.BackUpRequest
+	(*BackUpResponse)(nil),            // 18: leyline.v1.BackUpResponse
+	(*GetStatisticsRequest)(nil),      // 19: leyline.v1.GetStatisticsRequest
+	(*ActionCount)(nil),               // 20: leyline.v1.ActionCount
+	(*VersionCount)(nil),              // 21: leyline.v1.VersionCount
+	(*GetStatisticsResponse)(nil),     // 22: leyline.v1.GetStatisticsResponse
+	(SelectionMode)(0),                // 23: leyline.v1.SelectionMode
+	(*EpisodeOrigin)(nil),             // 24: leyline.v1.EpisodeOrigin
+	(*Transition)(nil),                // 25: leyline.v1.Transition
+	(*EpisodeEnd)(nil),                // 26: leyline.v1.EpisodeEnd
+	(*status.Status)(nil),             // 27: google.rpc.Status
+	(Termination)(0),                  // 28: leyline.v1.Termination
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
+	(*SlotRequirement)(nil),           // 30: leyline.v1.SlotRequirement
+	(ActionType)(0),                   // 31: leyline.v1.ActionType
 }
 var file_leyline_v1_experience_proto_depIdxs = []int32{
-	17, // 0: leyline.v1.BeginEpisodeRequest.mode:type_name -> leyline.v1.SelectionMode
-	18, // 1: leyline.v1.BeginEpisodeRequest.origin:type_name -> leyline.v1.EpisodeOrigin
-	17, // 2: leyline.v1.BeginEpisodeResponse.mode:type_name -> leyline.v1.SelectionMode
-	19, // 3: leyline.v1.ExperienceItem.transition:type_name -> leyline.v1.Transition
-	20, // 4: leyline.v1.ExperienceItem.episode_end:type_name -> leyline.v1.EpisodeEnd
-	21, // 5: leyline.v1.RejectedItem.error:type_name -> google.rpc.Status
-	2,  // 6: leyline.v1.StreamTransitionsRequest.items:type_name -> leyline.v1.ExperienceItem
-	3,  // 7: leyline.v1.StreamTransitionsResponse.rejected:type_name -> leyline.v1.RejectedItem
-	2,  // 8: leyline.v1.RecordTransitionsRequest.items:type_name -> leyline.v1.ExperienceItem
-	3,  // 9: leyline.v1.RecordTransitionsResponse.rejected:type_name -> leyline.v1.RejectedItem
-	22, // 10: leyline.v1.GetIngestCursorResponse.termination:type_name -> leyline.v1.Termination
-	23, // 11: leyline.v1.ReadEpisodesRequest.began_after:type_name -> google.protobuf.Timestamp
-	12, // 12: leyline.v1.ReadEpisodesResponse.head:type_name -> leyline.v1.EpisodeHead
-	19, // 13: leyline.v1.ReadEpisodesResponse.transition:type_name -> leyline.v1.Transition
-	20, // 14: leyline.v1.ReadEpisodesResponse.end:type_name -> leyline.v1.EpisodeEnd
-	23, // 15: leyline.v1.EpisodeHead.began_at:type_name -> google.protobuf.Timestamp
-	24, // 16: leyline.v1.EpisodeHead.slots:type_name -> leyline.v1.SlotRequirement
-	18, // 17: leyline.v1.EpisodeHead.origin:type_name -> leyline.v1.EpisodeOrigin
-	25, // 18: leyline.v1.ActionCount.action_type:type_name -> leyline.v1.ActionType
-	14, // 19: leyline.v1.GetStatisticsResponse.actions:type_name -> leyline.v1.ActionCount
-	15, // 20: leyline.v1.GetStatisticsResponse.versions:type_name -> leyline.v1.VersionCount
-	0,  // 21: leyline.v1.ExperienceService.BeginEpisode:input_type -> leyline.v1.BeginEpisodeRequest
-	4,  // 22: leyline.v1.ExperienceService.StreamTransitions:input_type -> leyline.v1.StreamTransitionsRequest
-	6,  // 23: leyline.v1.ExperienceService.RecordTransitions:input_type -> leyline.v1.RecordTransitionsRequest
-	8,  // 24: leyline.v1.ExperienceService.GetIngestCursor:input_type -> leyline.v1.GetIngestCursorRequest
-	10, // 25: leyline.v1.ExperienceService.ReadEpisodes:input_type -> leyline.v1.ReadEpisodesRequest
-	13, // 26: leyline.v1.ExperienceService.GetStatistics:input_type -> leyline.v1.GetStatisticsRequest
-	1,  // 27: leyline.v1.ExperienceService.BeginEpisode:output_type -> leyline.v1.BeginEpisodeResponse
-	5,  // 28: leyline.v1.ExperienceService.StreamTransitions:output_type -> leyline.v1.StreamTransitionsResponse
-	7,  // 29: leyline.v1.ExperienceService.RecordTransitions:output_type -> leyline.v1.RecordTransitionsResponse
-	9,  // 30: leyline.v1.ExperienceService.GetIngestCursor:output_type -> leyline.v1.GetIngestCursorResponse
-	11, // 31: leyline.v1.ExperienceService.ReadEpisodes:output_type -> leyline.v1.ReadEpisodesResponse
-	16, // 32: leyline.v1.ExperienceService.GetStatistics:output_type -> leyline.v1.GetStatisticsResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	23, // 0: leyline.v1.BeginEpisodeRequest.mode:type_name -> leyline.v1.SelectionMode
+	24, // 1: leyline.v1.BeginEpisodeRequest.origin:type_name -> leyline.v1.EpisodeOrigin
+	23, // 2: leyline.v1.BeginEpisodeResponse.mode:type_name -> leyline.v1.SelectionMode
+	25, // 3: leyline.v1.ExperienceItem.transition:type_name -> leyline.v1.Transition
+	26, // 4: leyline.v1.ExperienceItem.episode_end:type_name -> leyline.v1.EpisodeEnd
+	27, // 5: leyline.v1.RejectedItem.error:type_name -> google.rpc.Status
+	3,  // 6: leyline.v1.StreamTransitionsRequest.items:type_name -> leyline.v1.ExperienceItem
+	4,  // 7: leyline.v1.StreamTransitionsResponse.rejected:type_name -> leyline.v1.RejectedItem
+	3,  // 8: leyline.v1.RecordTransitionsRequest.items:type_name -> leyline.v1.ExperienceItem
+	4,  // 9: leyline.v1.RecordTransitionsResponse.rejected:type_name -> leyline.v1.RejectedItem
+	28, // 10: leyline.v1.GetIngestCursorResponse.termination:type_name -> leyline.v1.Termination
+	29, // 11: leyline.v1.ReadEpisodesRequest.began_after:type_name -> google.protobuf.Timestamp
+	29, // 12: leyline.v1.ReadEpisodesRequest.began_before:type_name -> google.protobuf.Timestamp
+	13, // 13: leyline.v1.ReadEpisodesResponse.head:type_name -> leyline.v1.EpisodeHead
+	25, // 14: leyline.v1.ReadEpisodesResponse.transition:type_name -> leyline.v1.Transition
+	26, // 15: leyline.v1.ReadEpisodesResponse.end:type_name -> leyline.v1.EpisodeEnd
+	29, // 16: leyline.v1.EpisodeHead.began_at:type_name -> google.protobuf.Timestamp
+	30, // 17: leyline.v1.EpisodeHead.slots:type_name -> leyline.v1.SlotRequirement
+	24, // 18: leyline.v1.EpisodeHead.origin:type_name -> leyline.v1.EpisodeOrigin
+	29, // 19: leyline.v1.ListEpisodesRequest.began_after:type_name -> google.protobuf.Timestamp
+	29, // 20: leyline.v1.ListEpisodesRequest.began_before:type_name -> google.protobuf.Timestamp
+	13, // 21: leyline.v1.EpisodeSummary.head:type_name -> leyline.v1.EpisodeHead
+	26, // 22: leyline.v1.EpisodeSummary.end:type_name -> leyline.v1.EpisodeEnd
+	15, // 23: leyline.v1.ListEpisodesResponse.episodes:type_name -> leyline.v1.EpisodeSummary
+	31, // 24: leyline.v1.ActionCount.action_type:type_name -> leyline.v1.ActionType
+	20, // 25: leyline.v1.GetStatisticsResponse.actions:type_name -> leyline.v1.ActionCount
+	21, // 26: leyline.v1.GetStatisticsResponse.versions:type_name -> leyline.v1.VersionCount
+	0,  // 27: leyline.v1.GetStatisticsResponse.integrity:type_name -> leyline.v1.IntegrityState
+	1,  // 28: leyline.v1.ExperienceService.BeginEpisode:input_type -> leyline.v1.BeginEpisodeRequest
+	5,  // 29: leyline.v1.ExperienceService.StreamTransitions:input_type -> leyline.v1.StreamTransitionsRequest
+	7,  // 30: leyline.v1.ExperienceService.RecordTransitions:input_type -> leyline.v1.RecordTransitionsRequest
+	9,  // 31: leyline.v1.ExperienceService.GetIngestCursor:input_type -> leyline.v1.GetIngestCursorRequest
+	11, // 32: leyline.v1.ExperienceService.ReadEpisodes:input_type -> leyline.v1.ReadEpisodesRequest
+	14, // 33: leyline.v1.ExperienceService.ListEpisodes:input_type -> leyline.v1.ListEpisodesRequest
+	19, // 34: leyline.v1.ExperienceService.GetStatistics:input_type -> leyline.v1.GetStatisticsRequest
+	17, // 35: leyline.v1.ExperienceService.BackUp:input_type -> leyline.v1.BackUpRequest
+	2,  // 36: leyline.v1.ExperienceService.BeginEpisode:output_type -> leyline.v1.BeginEpisodeResponse
+	6,  // 37: leyline.v1.ExperienceService.StreamTransitions:output_type -> leyline.v1.StreamTransitionsResponse
+	8,  // 38: leyline.v1.ExperienceService.RecordTransitions:output_type -> leyline.v1.RecordTransitionsResponse
+	10, // 39: leyline.v1.ExperienceService.GetIngestCursor:output_type -> leyline.v1.GetIngestCursorResponse
+	12, // 40: leyline.v1.ExperienceService.ReadEpisodes:output_type -> leyline.v1.ReadEpisodesResponse
+	16, // 41: leyline.v1.ExperienceService.ListEpisodes:output_type -> leyline.v1.ListEpisodesResponse
+	22, // 42: leyline.v1.ExperienceService.GetStatistics:output_type -> leyline.v1.GetStatisticsResponse
+	18, // 43: leyline.v1.ExperienceService.BackUp:output_type -> leyline.v1.BackUpResponse
+	36, // [36:44] is the sub-list for method output_type
+	28, // [28:36] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_leyline_v1_experience_proto_init() }
@@ -1522,19 +2003,20 @@ func file_leyline_v1_experience_proto_init() {
 		(*ReadEpisodesResponse_End)(nil),
 	}
 	file_leyline_v1_experience_proto_msgTypes[12].OneofWrappers = []any{}
-	file_leyline_v1_experience_proto_msgTypes[14].OneofWrappers = []any{}
+	file_leyline_v1_experience_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_leyline_v1_experience_proto_rawDesc), len(file_leyline_v1_experience_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   17,
+			NumEnums:      1,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_leyline_v1_experience_proto_goTypes,
 		DependencyIndexes: file_leyline_v1_experience_proto_depIdxs,
+		EnumInfos:         file_leyline_v1_experience_proto_enumTypes,
 		MessageInfos:      file_leyline_v1_experience_proto_msgTypes,
 	}.Build()
 	File_leyline_v1_experience_proto = out.File

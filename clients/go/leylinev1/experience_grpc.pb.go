@@ -26,7 +26,9 @@ const (
 	ExperienceService_RecordTransitions_FullMethodName = "/leyline.v1.ExperienceService/RecordTransitions"
 	ExperienceService_GetIngestCursor_FullMethodName   = "/leyline.v1.ExperienceService/GetIngestCursor"
 	ExperienceService_ReadEpisodes_FullMethodName      = "/leyline.v1.ExperienceService/ReadEpisodes"
+	ExperienceService_ListEpisodes_FullMethodName      = "/leyline.v1.ExperienceService/ListEpisodes"
 	ExperienceService_GetStatistics_FullMethodName     = "/leyline.v1.ExperienceService/GetStatistics"
+	ExperienceService_BackUp_FullMethodName            = "/leyline.v1.ExperienceService/BackUp"
 )
 
 // ExperienceServiceClient is the client API for ExperienceService service.
@@ -36,8 +38,10 @@ const (
 // Stores experience. Served by Simic.
 type ExperienceServiceClient interface {
 	// Begins an episode, or begins it again after a crash, and returns the fence that everything recorded for it must carry.
-	// The first call fixes the policy version; later calls return the same one and a higher fence. A later call with another
-	// horizon, number of slots or fingerprint is INVALID_ARGUMENT.
+	// The first call fixes the policy version: the newest activated one that decides for the episode's slots and spec. Later
+	// calls return the same one and a higher fence. A later call with another horizon, number of slots or fingerprint is
+	// INVALID_ARGUMENT. UNAVAILABLE with RetryInfo and reason VERSION_NOT_READY where a deterministic training has not made the
+	// version of this episode yet: the episode has not begun then.
 	BeginEpisode(ctx context.Context, in *BeginEpisodeRequest, opts ...grpc.CallOption) (*BeginEpisodeResponse, error)
 	// Records transitions and ends of episodes, many a message. Each response acknowledges everything up to a sequence:
 	// it is committed to disk, or refused for the reason given, and need not be sent again.
@@ -50,8 +54,13 @@ type ExperienceServiceClient interface {
 	GetIngestCursor(ctx context.Context, in *GetIngestCursorRequest, opts ...grpc.CallOption) (*GetIngestCursorResponse, error)
 	// Streams stored transitions in order of episode and step.
 	ReadEpisodes(ctx context.Context, in *ReadEpisodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadEpisodesResponse], error)
+	// Lists episodes, newest first.
+	ListEpisodes(ctx context.Context, in *ListEpisodesRequest, opts ...grpc.CallOption) (*ListEpisodesResponse, error)
 	// Counts what is stored.
 	GetStatistics(ctx context.Context, in *GetStatisticsRequest, opts ...grpc.CallOption) (*GetStatisticsResponse, error)
+	// Streams a copy of everything that the service keeps, as it is at one moment, while it goes on: a SQLite file, whatever
+	// database the service itself uses. RESOURCE_EXHAUSTED with reason DISK_FULL where there is no room for the copy.
+	BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackUpResponse], error)
 }
 
 type experienceServiceClient struct {
@@ -124,6 +133,16 @@ func (c *experienceServiceClient) ReadEpisodes(ctx context.Context, in *ReadEpis
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExperienceService_ReadEpisodesClient = grpc.ServerStreamingClient[ReadEpisodesResponse]
 
+func (c *experienceServiceClient) ListEpisodes(ctx context.Context, in *ListEpisodesRequest, opts ...grpc.CallOption) (*ListEpisodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEpisodesResponse)
+	err := c.cc.Invoke(ctx, ExperienceService_ListEpisodes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *experienceServiceClient) GetStatistics(ctx context.Context, in *GetStatisticsRequest, opts ...grpc.CallOption) (*GetStatisticsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStatisticsResponse)
@@ -134,6 +153,25 @@ func (c *experienceServiceClient) GetStatistics(ctx context.Context, in *GetStat
 	return out, nil
 }
 
+func (c *experienceServiceClient) BackUp(ctx context.Context, in *BackUpRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackUpResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExperienceService_ServiceDesc.Streams[2], ExperienceService_BackUp_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackUpRequest, BackUpResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExperienceService_BackUpClient = grpc.ServerStreamingClient[BackUpResponse]
+
 // ExperienceServiceServer is the server API for ExperienceService service.
 // All implementations must embed UnimplementedExperienceServiceServer
 // for forward compatibility.
@@ -141,8 +179,10 @@ func (c *experienceServiceClient) GetStatistics(ctx context.Context, in *GetStat
 // Stores experience. Served by Simic.
 type ExperienceServiceServer interface {
 	// Begins an episode, or begins it again after a crash, and returns the fence that everything recorded for it must carry.
-	// The first call fixes the policy version; later calls return the same one and a higher fence. A later call with another
-	// horizon, number of slots or fingerprint is INVALID_ARGUMENT.
+	// The first call fixes the policy version: the newest activated one that decides for the episode's slots and spec. Later
+	// calls return the same one and a higher fence. A later call with another horizon, number of slots or fingerprint is
+	// INVALID_ARGUMENT. UNAVAILABLE with RetryInfo and reason VERSION_NOT_READY where a deterministic training has not made the
+	// version of this episode yet: the episode has not begun then.
 	BeginEpisode(context.Context, *BeginEpisodeRequest) (*BeginEpisodeResponse, error)
 	// Records transitions and ends of episodes, many a message. Each response acknowledges everything up to a sequence:
 	// it is committed to disk, or refused for the reason given, and need not be sent again.
@@ -155,8 +195,13 @@ type ExperienceServiceServer interface {
 	GetIngestCursor(context.Context, *GetIngestCursorRequest) (*GetIngestCursorResponse, error)
 	// Streams stored transitions in order of episode and step.
 	ReadEpisodes(*ReadEpisodesRequest, grpc.ServerStreamingServer[ReadEpisodesResponse]) error
+	// Lists episodes, newest first.
+	ListEpisodes(context.Context, *ListEpisodesRequest) (*ListEpisodesResponse, error)
 	// Counts what is stored.
 	GetStatistics(context.Context, *GetStatisticsRequest) (*GetStatisticsResponse, error)
+	// Streams a copy of everything that the service keeps, as it is at one moment, while it goes on: a SQLite file, whatever
+	// database the service itself uses. RESOURCE_EXHAUSTED with reason DISK_FULL where there is no room for the copy.
+	BackUp(*BackUpRequest, grpc.ServerStreamingServer[BackUpResponse]) error
 	mustEmbedUnimplementedExperienceServiceServer()
 }
 
@@ -182,8 +227,14 @@ func (UnimplementedExperienceServiceServer) GetIngestCursor(context.Context, *Ge
 func (UnimplementedExperienceServiceServer) ReadEpisodes(*ReadEpisodesRequest, grpc.ServerStreamingServer[ReadEpisodesResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadEpisodes not implemented")
 }
+func (UnimplementedExperienceServiceServer) ListEpisodes(context.Context, *ListEpisodesRequest) (*ListEpisodesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEpisodes not implemented")
+}
 func (UnimplementedExperienceServiceServer) GetStatistics(context.Context, *GetStatisticsRequest) (*GetStatisticsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatistics not implemented")
+}
+func (UnimplementedExperienceServiceServer) BackUp(*BackUpRequest, grpc.ServerStreamingServer[BackUpResponse]) error {
+	return status.Error(codes.Unimplemented, "method BackUp not implemented")
 }
 func (UnimplementedExperienceServiceServer) mustEmbedUnimplementedExperienceServiceServer() {}
 func (UnimplementedExperienceServiceServer) testEmbeddedByValue()                           {}
@@ -278,6 +329,24 @@ func _ExperienceService_ReadEpisodes_Handler(srv interface{}, stream grpc.Server
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ExperienceService_ReadEpisodesServer = grpc.ServerStreamingServer[ReadEpisodesResponse]
 
+func _ExperienceService_ListEpisodes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEpisodesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExperienceServiceServer).ListEpisodes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExperienceService_ListEpisodes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExperienceServiceServer).ListEpisodes(ctx, req.(*ListEpisodesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ExperienceService_GetStatistics_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatisticsRequest)
 	if err := dec(in); err != nil {
@@ -295,6 +364,17 @@ func _ExperienceService_GetStatistics_Handler(srv interface{}, ctx context.Conte
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _ExperienceService_BackUp_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackUpRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ExperienceServiceServer).BackUp(m, &grpc.GenericServerStream[BackUpRequest, BackUpResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExperienceService_BackUpServer = grpc.ServerStreamingServer[BackUpResponse]
 
 // ExperienceService_ServiceDesc is the grpc.ServiceDesc for ExperienceService service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -316,6 +396,10 @@ var ExperienceService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ExperienceService_GetIngestCursor_Handler,
 		},
 		{
+			MethodName: "ListEpisodes",
+			Handler:    _ExperienceService_ListEpisodes_Handler,
+		},
+		{
 			MethodName: "GetStatistics",
 			Handler:    _ExperienceService_GetStatistics_Handler,
 		},
@@ -330,6 +414,11 @@ var ExperienceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ReadEpisodes",
 			Handler:       _ExperienceService_ReadEpisodes_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "BackUp",
+			Handler:       _ExperienceService_BackUp_Handler,
 			ServerStreams: true,
 		},
 	},

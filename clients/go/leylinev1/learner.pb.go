@@ -92,15 +92,15 @@ type TrainingPlan struct {
 	// Named set of values for all else: "default", the recipe for studies, or "demo", small settings for a few minutes.
 	// Empty: "default".
 	Preset string `protobuf:"bytes,1,opt,name=preset,proto3" json:"preset,omitempty"`
-	// The algorithm: "ppo".
+	// The algorithm: "ppo", "ddqn" or "awr".
 	Algorithm string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
-	// The network: "mlp".
+	// The network: "slot-shared", which decides for any number of slots, or "mlp".
 	Network string `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
-	// The reward, by name: "accuracy-delta".
+	// The reward, by name: "accuracy-delta", "accuracy-delta-rent", "final-accuracy-rent", or what a package adds.
 	Reward string `protobuf:"bytes,4,opt,name=reward,proto3" json:"reward,omitempty"`
 	// Name of the observation spec: "seed" or "extended".
 	ObservationSpec string `protobuf:"bytes,5,opt,name=observation_spec,json=observationSpec,proto3" json:"observation_spec,omitempty"`
-	// Number of slots, for a network that needs to know it.
+	// Number of slots, for a network that needs to know it. Else 0 learns from episodes of any number.
 	Slots uint32 `protobuf:"varint,6,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Whole episodes to wait for before an update.
 	EpisodesPerUpdate uint32 `protobuf:"varint,7,opt,name=episodes_per_update,json=episodesPerUpdate,proto3" json:"episodes_per_update,omitempty"`
@@ -109,9 +109,39 @@ type TrainingPlan struct {
 	// Seed of everything that is random in the learner.
 	Seed uint64 `protobuf:"varint,9,opt,name=seed,proto3" json:"seed,omitempty"`
 	// Learn only from this run. Empty: from all.
-	RunId         string `protobuf:"bytes,10,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RunId string `protobuf:"bytes,10,opt,name=run_id,json=runId,proto3" json:"run_id,omitempty"`
+	// Price of multiply-adds in a reward with rent: percentage points of accuracy for spending as much again as the bare host
+	// spends in the whole episode.
+	Rent *float64 `protobuf:"fixed64,11,opt,name=rent,proto3,oneof" json:"rent,omitempty"`
+	// Take the twin's reward off at each step. Episodes without a twin are then not learned from, and those with one wait
+	// until it is whole.
+	MinusTwin bool `protobuf:"varint,12,opt,name=minus_twin,json=minusTwin,proto3" json:"minus_twin,omitempty"`
+	// Features that the network must not see, by their names in the observation spec; "telemetry" stands for everything that
+	// is measured, and leaves the clock, the stages and the costs.
+	MaskedFeatures []string `protobuf:"bytes,13,rep,name=masked_features,json=maskedFeatures,proto3" json:"masked_features,omitempty"`
+	// Make the versions a function of the plan and of the decisions alone: the episodes of run_id, which is required, are
+	// learned from in the order of their index, whoever plays them and however fast, and BeginEpisode pins episode i to the
+	// version after update floor(i / episodes_per_update) - lag, for which it lets the trainer wait. An episode that does not
+	// come to its horizon is passed over once it has ended.
+	Deterministic bool `protobuf:"varint,14,opt,name=deterministic,proto3" json:"deterministic,omitempty"`
+	// Updates by which the version that decides is behind the newest one, in a deterministic training. With 1, trainers play
+	// on while the learner learns.
+	Lag uint32 `protobuf:"varint,15,opt,name=lag,proto3" json:"lag,omitempty"`
+	// When a new version becomes the active one: "always"; "if-not-worse", by paired evaluation episodes, which trainers play
+	// when BeginEpisode says so; or "by-hand".
+	Activation string `protobuf:"bytes,16,opt,name=activation,proto3" json:"activation,omitempty"`
+	// Paired episodes of an evaluation.
+	EvaluationEpisodes uint32 `protobuf:"varint,17,opt,name=evaluation_episodes,json=evaluationEpisodes,proto3" json:"evaluation_episodes,omitempty"`
+	// Where experience comes from: "online", episodes that versions of this training decided, each once; or "stored", whatever
+	// is there that fits, whoever decided it, again and again.
+	Experience string `protobuf:"bytes,18,opt,name=experience,proto3" json:"experience,omitempty"`
+	// The version to begin with. Empty: the active one where it fits the plan, else a fresh one.
+	InitialVersion string `protobuf:"bytes,19,opt,name=initial_version,json=initialVersion,proto3" json:"initial_version,omitempty"`
+	// Values of the preset's recipe to replace, by name ("learning_rate", "clip"); an unknown name is refused with those that
+	// there are.
+	Hyperparameters map[string]float64 `protobuf:"bytes,20,rep,name=hyperparameters,proto3" json:"hyperparameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TrainingPlan) Reset() {
@@ -212,6 +242,76 @@ func (x *TrainingPlan) GetRunId() string {
 		return x.RunId
 	}
 	return ""
+}
+
+func (x *TrainingPlan) GetRent() float64 {
+	if x != nil && x.Rent != nil {
+		return *x.Rent
+	}
+	return 0
+}
+
+func (x *TrainingPlan) GetMinusTwin() bool {
+	if x != nil {
+		return x.MinusTwin
+	}
+	return false
+}
+
+func (x *TrainingPlan) GetMaskedFeatures() []string {
+	if x != nil {
+		return x.MaskedFeatures
+	}
+	return nil
+}
+
+func (x *TrainingPlan) GetDeterministic() bool {
+	if x != nil {
+		return x.Deterministic
+	}
+	return false
+}
+
+func (x *TrainingPlan) GetLag() uint32 {
+	if x != nil {
+		return x.Lag
+	}
+	return 0
+}
+
+func (x *TrainingPlan) GetActivation() string {
+	if x != nil {
+		return x.Activation
+	}
+	return ""
+}
+
+func (x *TrainingPlan) GetEvaluationEpisodes() uint32 {
+	if x != nil {
+		return x.EvaluationEpisodes
+	}
+	return 0
+}
+
+func (x *TrainingPlan) GetExperience() string {
+	if x != nil {
+		return x.Experience
+	}
+	return ""
+}
+
+func (x *TrainingPlan) GetInitialVersion() string {
+	if x != nil {
+		return x.InitialVersion
+	}
+	return ""
+}
+
+func (x *TrainingPlan) GetHyperparameters() map[string]float64 {
+	if x != nil {
+		return x.Hyperparameters
+	}
+	return nil
 }
 
 // A training and how far it is.
@@ -690,7 +790,9 @@ type WatchTrainingResponse struct {
 	// Mean return of the batch's episodes, in reward units.
 	MeanReturn float64 `protobuf:"fixed64,7,opt,name=mean_return,json=meanReturn,proto3" json:"mean_return,omitempty"`
 	// Diagnostics by name, as in TrainingSummary.
-	Diagnostics   map[string]float64 `protobuf:"bytes,8,rep,name=diagnostics,proto3" json:"diagnostics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Diagnostics map[string]float64 `protobuf:"bytes,8,rep,name=diagnostics,proto3" json:"diagnostics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// What somebody should look at, for people: that nearly every decision was to wait, say.
+	Alarms        []string `protobuf:"bytes,9,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -781,12 +883,19 @@ func (x *WatchTrainingResponse) GetDiagnostics() map[string]float64 {
 	return nil
 }
 
+func (x *WatchTrainingResponse) GetAlarms() []string {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
 var File_leyline_v1_learner_proto protoreflect.FileDescriptor
 
 const file_leyline_v1_learner_proto_rawDesc = "" +
 	"\n" +
 	"\x18leyline/v1/learner.proto\x12\n" +
-	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x02\n" +
+	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\a\n" +
 	"\fTrainingPlan\x12\x1f\n" +
 	"\x06preset\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x06preset\x12%\n" +
 	"\talgorithm\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\talgorithm\x12!\n" +
@@ -799,7 +908,27 @@ const file_leyline_v1_learner_proto_rawDesc = "" +
 	"maxUpdates\x12\x12\n" +
 	"\x04seed\x18\t \x01(\x04R\x04seed\x12\x1e\n" +
 	"\x06run_id\x18\n" +
-	" \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\"\x80\x03\n" +
+	" \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\x122\n" +
+	"\x04rent\x18\v \x01(\x01B\x19\xbaH\x16\x12\x14@\x01\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x04rent\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"minus_twin\x18\f \x01(\bR\tminusTwin\x12<\n" +
+	"\x0fmasked_features\x18\r \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\x02\x18\x01\"\x06r\x04\x10\x01\x18@R\x0emaskedFeatures\x12$\n" +
+	"\rdeterministic\x18\x0e \x01(\bR\rdeterministic\x12\x1a\n" +
+	"\x03lag\x18\x0f \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x03lag\x12'\n" +
+	"\n" +
+	"activation\x18\x10 \x01(\tB\a\xbaH\x04r\x02\x18@R\n" +
+	"activation\x129\n" +
+	"\x13evaluation_episodes\x18\x11 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x12evaluationEpisodes\x12'\n" +
+	"\n" +
+	"experience\x18\x12 \x01(\tB\a\xbaH\x04r\x02\x18@R\n" +
+	"experience\x121\n" +
+	"\x0finitial_version\x18\x13 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x0einitialVersion\x12i\n" +
+	"\x0fhyperparameters\x18\x14 \x03(\v2-.leyline.v1.TrainingPlan.HyperparametersEntryB\x10\xbaH\r\x9a\x01\n" +
+	"\x10@\"\x06r\x04\x10\x01\x18@R\x0fhyperparameters\x1aB\n" +
+	"\x14HyperparametersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\a\n" +
+	"\x05_rent\"\x80\x03\n" +
 	"\bTraining\x12\x1f\n" +
 	"\vtraining_id\x18\x01 \x01(\tR\n" +
 	"trainingId\x12,\n" +
@@ -832,7 +961,7 @@ const file_leyline_v1_learner_proto_rawDesc = "" +
 	"\vtraining_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\n" +
 	"trainingId\x126\n" +
 	"\x0eafter_sequence\x18\x02 \x01(\x04B\x0f\xbaH\f2\n" +
-	"\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fR\rafterSequence\"\xa6\x03\n" +
+	"\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fR\rafterSequence\"\xbe\x03\n" +
 	"\x15WatchTrainingResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12%\n" +
@@ -842,7 +971,8 @@ const file_leyline_v1_learner_proto_rawDesc = "" +
 	"\x0egradient_steps\x18\x06 \x01(\rR\rgradientSteps\x12\x1f\n" +
 	"\vmean_return\x18\a \x01(\x01R\n" +
 	"meanReturn\x12T\n" +
-	"\vdiagnostics\x18\b \x03(\v22.leyline.v1.WatchTrainingResponse.DiagnosticsEntryR\vdiagnostics\x1a>\n" +
+	"\vdiagnostics\x18\b \x03(\v22.leyline.v1.WatchTrainingResponse.DiagnosticsEntryR\vdiagnostics\x12\x16\n" +
+	"\x06alarms\x18\t \x03(\tR\x06alarms\x1a>\n" +
 	"\x10DiagnosticsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01*\xa0\x01\n" +
@@ -871,7 +1001,7 @@ func file_leyline_v1_learner_proto_rawDescGZIP() []byte {
 }
 
 var file_leyline_v1_learner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_leyline_v1_learner_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_leyline_v1_learner_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_leyline_v1_learner_proto_goTypes = []any{
 	(TrainingState)(0),            // 0: leyline.v1.TrainingState
 	(*TrainingPlan)(nil),          // 1: leyline.v1.TrainingPlan
@@ -884,33 +1014,35 @@ var file_leyline_v1_learner_proto_goTypes = []any{
 	(*StopTrainingResponse)(nil),  // 8: leyline.v1.StopTrainingResponse
 	(*WatchTrainingRequest)(nil),  // 9: leyline.v1.WatchTrainingRequest
 	(*WatchTrainingResponse)(nil), // 10: leyline.v1.WatchTrainingResponse
-	nil,                           // 11: leyline.v1.WatchTrainingResponse.DiagnosticsEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	nil,                           // 11: leyline.v1.TrainingPlan.HyperparametersEntry
+	nil,                           // 12: leyline.v1.WatchTrainingResponse.DiagnosticsEntry
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_leyline_v1_learner_proto_depIdxs = []int32{
-	1,  // 0: leyline.v1.Training.plan:type_name -> leyline.v1.TrainingPlan
-	0,  // 1: leyline.v1.Training.state:type_name -> leyline.v1.TrainingState
-	12, // 2: leyline.v1.Training.started_at:type_name -> google.protobuf.Timestamp
-	12, // 3: leyline.v1.Training.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 4: leyline.v1.StartTrainingRequest.plan:type_name -> leyline.v1.TrainingPlan
-	2,  // 5: leyline.v1.StartTrainingResponse.training:type_name -> leyline.v1.Training
-	2,  // 6: leyline.v1.GetTrainingResponse.training:type_name -> leyline.v1.Training
-	2,  // 7: leyline.v1.StopTrainingResponse.training:type_name -> leyline.v1.Training
-	12, // 8: leyline.v1.WatchTrainingResponse.time:type_name -> google.protobuf.Timestamp
-	11, // 9: leyline.v1.WatchTrainingResponse.diagnostics:type_name -> leyline.v1.WatchTrainingResponse.DiagnosticsEntry
-	3,  // 10: leyline.v1.LearnerService.StartTraining:input_type -> leyline.v1.StartTrainingRequest
-	5,  // 11: leyline.v1.LearnerService.GetTraining:input_type -> leyline.v1.GetTrainingRequest
-	7,  // 12: leyline.v1.LearnerService.StopTraining:input_type -> leyline.v1.StopTrainingRequest
-	9,  // 13: leyline.v1.LearnerService.WatchTraining:input_type -> leyline.v1.WatchTrainingRequest
-	4,  // 14: leyline.v1.LearnerService.StartTraining:output_type -> leyline.v1.StartTrainingResponse
-	6,  // 15: leyline.v1.LearnerService.GetTraining:output_type -> leyline.v1.GetTrainingResponse
-	8,  // 16: leyline.v1.LearnerService.StopTraining:output_type -> leyline.v1.StopTrainingResponse
-	10, // 17: leyline.v1.LearnerService.WatchTraining:output_type -> leyline.v1.WatchTrainingResponse
-	14, // [14:18] is the sub-list for method output_type
-	10, // [10:14] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	11, // 0: leyline.v1.TrainingPlan.hyperparameters:type_name -> leyline.v1.TrainingPlan.HyperparametersEntry
+	1,  // 1: leyline.v1.Training.plan:type_name -> leyline.v1.TrainingPlan
+	0,  // 2: leyline.v1.Training.state:type_name -> leyline.v1.TrainingState
+	13, // 3: leyline.v1.Training.started_at:type_name -> google.protobuf.Timestamp
+	13, // 4: leyline.v1.Training.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 5: leyline.v1.StartTrainingRequest.plan:type_name -> leyline.v1.TrainingPlan
+	2,  // 6: leyline.v1.StartTrainingResponse.training:type_name -> leyline.v1.Training
+	2,  // 7: leyline.v1.GetTrainingResponse.training:type_name -> leyline.v1.Training
+	2,  // 8: leyline.v1.StopTrainingResponse.training:type_name -> leyline.v1.Training
+	13, // 9: leyline.v1.WatchTrainingResponse.time:type_name -> google.protobuf.Timestamp
+	12, // 10: leyline.v1.WatchTrainingResponse.diagnostics:type_name -> leyline.v1.WatchTrainingResponse.DiagnosticsEntry
+	3,  // 11: leyline.v1.LearnerService.StartTraining:input_type -> leyline.v1.StartTrainingRequest
+	5,  // 12: leyline.v1.LearnerService.GetTraining:input_type -> leyline.v1.GetTrainingRequest
+	7,  // 13: leyline.v1.LearnerService.StopTraining:input_type -> leyline.v1.StopTrainingRequest
+	9,  // 14: leyline.v1.LearnerService.WatchTraining:input_type -> leyline.v1.WatchTrainingRequest
+	4,  // 15: leyline.v1.LearnerService.StartTraining:output_type -> leyline.v1.StartTrainingResponse
+	6,  // 16: leyline.v1.LearnerService.GetTraining:output_type -> leyline.v1.GetTrainingResponse
+	8,  // 17: leyline.v1.LearnerService.StopTraining:output_type -> leyline.v1.StopTrainingResponse
+	10, // 18: leyline.v1.LearnerService.WatchTraining:output_type -> leyline.v1.WatchTrainingResponse
+	15, // [15:19] is the sub-list for method output_type
+	11, // [11:15] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_leyline_v1_learner_proto_init() }
@@ -918,13 +1050,14 @@ func file_leyline_v1_learner_proto_init() {
 	if File_leyline_v1_learner_proto != nil {
 		return
 	}
+	file_leyline_v1_learner_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_leyline_v1_learner_proto_rawDesc), len(file_leyline_v1_learner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

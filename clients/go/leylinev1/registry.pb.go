@@ -111,8 +111,10 @@ type TrainingSummary struct {
 	Transitions uint64 `protobuf:"varint,4,opt,name=transitions,proto3" json:"transitions,omitempty"`
 	// Mean return of the newest batch of episodes, in reward units. Unset where there was none.
 	MeanReturn *float64 `protobuf:"fixed64,5,opt,name=mean_return,json=meanReturn,proto3,oneof" json:"mean_return,omitempty"`
-	// Diagnostics of the last update, by name: "kl" and "entropy" in nats, "clip_fraction", "explained_variance",
-	// "policy_loss", "value_loss", "wait_share", "no_op_rate", "gradient_steps".
+	// Diagnostics of the last update, by name: "kl" and "entropy" in nats ("entropy_type" and "entropy_slot" its heads'),
+	// "clip_fraction", "explained_variance", "policy_loss", "value_loss", "gradient_steps"; shares of the fresh batch's
+	// decisions "wait_share", "germinate_share", "advance_share", "cull_share"; "no_op_rate", and by the slot's stage
+	// "no_op_rate_dormant" and so on; "staleness", the mean age of its versions in updates.
 	Diagnostics   map[string]float64 `protobuf:"bytes,6,rep,name=diagnostics,proto3" json:"diagnostics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -198,7 +200,7 @@ type PolicyManifest struct {
 	PolicyVersion string `protobuf:"bytes,1,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// The version that it was trained from. Empty for an initial one.
 	ParentVersion string `protobuf:"bytes,2,opt,name=parent_version,json=parentVersion,proto3" json:"parent_version,omitempty"`
-	// Name of the network: "mlp".
+	// Name of the network: "slot-shared" or "mlp".
 	Network string `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
 	// Format of the artifact: "onnx". The graph has an input "observation" [B, length] and outputs "type_logits" [B, 4],
 	// "slot_logits" [B, 4, S] and "value" [B], all float32, normalisation inside.
@@ -707,7 +709,9 @@ type GetPolicyResponse struct {
 	// Whether it is the active one.
 	Active bool `protobuf:"varint,2,opt,name=active,proto3" json:"active,omitempty"`
 	// What policy servers reported about it, newest last.
-	Reports       []*PolicyReport `protobuf:"bytes,3,rep,name=reports,proto3" json:"reports,omitempty"`
+	Reports []*PolicyReport `protobuf:"bytes,3,rep,name=reports,proto3" json:"reports,omitempty"`
+	// How it compared with others, newest last.
+	Evaluations   []*PolicyEvaluation `protobuf:"bytes,4,rep,name=evaluations,proto3" json:"evaluations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -759,6 +763,13 @@ func (x *GetPolicyResponse) GetActive() bool {
 func (x *GetPolicyResponse) GetReports() []*PolicyReport {
 	if x != nil {
 		return x.Reports
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetEvaluations() []*PolicyEvaluation {
+	if x != nil {
+		return x.Evaluations
 	}
 	return nil
 }
@@ -956,6 +967,133 @@ func (x *PolicyRegistered) GetManifest() *PolicyManifest {
 	return nil
 }
 
+// A version was compared with another one on paired episodes.
+type PolicyEvaluation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version.
+	PolicyVersion string `protobuf:"bytes,1,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	// The one that it was compared with.
+	BaselineVersion string `protobuf:"bytes,2,opt,name=baseline_version,json=baselineVersion,proto3" json:"baseline_version,omitempty"`
+	// Pairs of episodes.
+	Pairs uint32 `protobuf:"varint,3,opt,name=pairs,proto3" json:"pairs,omitempty"`
+	// Mean return of its episodes, in reward units.
+	MeanReturn float64 `protobuf:"fixed64,4,opt,name=mean_return,json=meanReturn,proto3" json:"mean_return,omitempty"`
+	// Mean return of the other one's.
+	BaselineMeanReturn float64 `protobuf:"fixed64,5,opt,name=baseline_mean_return,json=baselineMeanReturn,proto3" json:"baseline_mean_return,omitempty"`
+	// Mean over the pairs of its return less the other one's.
+	MeanDifference float64 `protobuf:"fixed64,6,opt,name=mean_difference,json=meanDifference,proto3" json:"mean_difference,omitempty"`
+	// Lower end of the 95 % interval of that mean (Student's t). Unset with fewer than two pairs.
+	IntervalLow *float64 `protobuf:"fixed64,7,opt,name=interval_low,json=intervalLow,proto3,oneof" json:"interval_low,omitempty"`
+	// Upper end of it.
+	IntervalHigh *float64 `protobuf:"fixed64,8,opt,name=interval_high,json=intervalHigh,proto3,oneof" json:"interval_high,omitempty"`
+	// Whether it was made the active one for it.
+	Activated bool `protobuf:"varint,9,opt,name=activated,proto3" json:"activated,omitempty"`
+	// When.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyEvaluation) Reset() {
+	*x = PolicyEvaluation{}
+	mi := &file_leyline_v1_registry_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyEvaluation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyEvaluation) ProtoMessage() {}
+
+func (x *PolicyEvaluation) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_registry_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyEvaluation.ProtoReflect.Descriptor instead.
+func (*PolicyEvaluation) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PolicyEvaluation) GetPolicyVersion() string {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return ""
+}
+
+func (x *PolicyEvaluation) GetBaselineVersion() string {
+	if x != nil {
+		return x.BaselineVersion
+	}
+	return ""
+}
+
+func (x *PolicyEvaluation) GetPairs() uint32 {
+	if x != nil {
+		return x.Pairs
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetMeanReturn() float64 {
+	if x != nil {
+		return x.MeanReturn
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetBaselineMeanReturn() float64 {
+	if x != nil {
+		return x.BaselineMeanReturn
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetMeanDifference() float64 {
+	if x != nil {
+		return x.MeanDifference
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetIntervalLow() float64 {
+	if x != nil && x.IntervalLow != nil {
+		return *x.IntervalLow
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetIntervalHigh() float64 {
+	if x != nil && x.IntervalHigh != nil {
+		return *x.IntervalHigh
+	}
+	return 0
+}
+
+func (x *PolicyEvaluation) GetActivated() bool {
+	if x != nil {
+		return x.Activated
+	}
+	return false
+}
+
+func (x *PolicyEvaluation) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // A version became the active one.
 type PolicyActivated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -971,7 +1109,7 @@ type PolicyActivated struct {
 
 func (x *PolicyActivated) Reset() {
 	*x = PolicyActivated{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[14]
+	mi := &file_leyline_v1_registry_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1121,7 @@ func (x *PolicyActivated) String() string {
 func (*PolicyActivated) ProtoMessage() {}
 
 func (x *PolicyActivated) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[14]
+	mi := &file_leyline_v1_registry_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1134,7 @@ func (x *PolicyActivated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyActivated.ProtoReflect.Descriptor instead.
 func (*PolicyActivated) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{14}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PolicyActivated) GetPolicyVersion() string {
@@ -1034,6 +1172,7 @@ type WatchPoliciesResponse struct {
 	//	*WatchPoliciesResponse_Registered
 	//	*WatchPoliciesResponse_Activated
 	//	*WatchPoliciesResponse_Reported
+	//	*WatchPoliciesResponse_Evaluated
 	Event         isWatchPoliciesResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1041,7 +1180,7 @@ type WatchPoliciesResponse struct {
 
 func (x *WatchPoliciesResponse) Reset() {
 	*x = WatchPoliciesResponse{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[15]
+	mi := &file_leyline_v1_registry_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1192,7 @@ func (x *WatchPoliciesResponse) String() string {
 func (*WatchPoliciesResponse) ProtoMessage() {}
 
 func (x *WatchPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[15]
+	mi := &file_leyline_v1_registry_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1205,7 @@ func (x *WatchPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*WatchPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{15}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchPoliciesResponse) GetSequence() uint64 {
@@ -1117,6 +1256,15 @@ func (x *WatchPoliciesResponse) GetReported() *PolicyReport {
 	return nil
 }
 
+func (x *WatchPoliciesResponse) GetEvaluated() *PolicyEvaluation {
+	if x != nil {
+		if x, ok := x.Event.(*WatchPoliciesResponse_Evaluated); ok {
+			return x.Evaluated
+		}
+	}
+	return nil
+}
+
 type isWatchPoliciesResponse_Event interface {
 	isWatchPoliciesResponse_Event()
 }
@@ -1136,11 +1284,18 @@ type WatchPoliciesResponse_Reported struct {
 	Reported *PolicyReport `protobuf:"bytes,5,opt,name=reported,proto3,oneof"`
 }
 
+type WatchPoliciesResponse_Evaluated struct {
+	// A version was evaluated.
+	Evaluated *PolicyEvaluation `protobuf:"bytes,6,opt,name=evaluated,proto3,oneof"`
+}
+
 func (*WatchPoliciesResponse_Registered) isWatchPoliciesResponse_Event() {}
 
 func (*WatchPoliciesResponse_Activated) isWatchPoliciesResponse_Event() {}
 
 func (*WatchPoliciesResponse_Reported) isWatchPoliciesResponse_Event() {}
+
+func (*WatchPoliciesResponse_Evaluated) isWatchPoliciesResponse_Event() {}
 
 // Activates a version.
 type ActivatePolicyRequest struct {
@@ -1148,14 +1303,16 @@ type ActivatePolicyRequest struct {
 	// The version.
 	PolicyVersion string `protobuf:"bytes,1,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
 	// Why, for people.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Activate it even where it does not decide for episodes that are being played.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ActivatePolicyRequest) Reset() {
 	*x = ActivatePolicyRequest{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[16]
+	mi := &file_leyline_v1_registry_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1324,7 @@ func (x *ActivatePolicyRequest) String() string {
 func (*ActivatePolicyRequest) ProtoMessage() {}
 
 func (x *ActivatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[16]
+	mi := &file_leyline_v1_registry_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1337,7 @@ func (x *ActivatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*ActivatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{16}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ActivatePolicyRequest) GetPolicyVersion() string {
@@ -1197,6 +1354,13 @@ func (x *ActivatePolicyRequest) GetReason() string {
 	return ""
 }
 
+func (x *ActivatePolicyRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 // The change.
 type ActivatePolicyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1208,7 +1372,7 @@ type ActivatePolicyResponse struct {
 
 func (x *ActivatePolicyResponse) Reset() {
 	*x = ActivatePolicyResponse{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[17]
+	mi := &file_leyline_v1_registry_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1384,7 @@ func (x *ActivatePolicyResponse) String() string {
 func (*ActivatePolicyResponse) ProtoMessage() {}
 
 func (x *ActivatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[17]
+	mi := &file_leyline_v1_registry_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1397,7 @@ func (x *ActivatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*ActivatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{17}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ActivatePolicyResponse) GetPreviousVersion() string {
@@ -1241,6 +1405,217 @@ func (x *ActivatePolicyResponse) GetPreviousVersion() string {
 		return x.PreviousVersion
 	}
 	return ""
+}
+
+// Rolls back.
+type RollBackPolicyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollBackPolicyRequest) Reset() {
+	*x = RollBackPolicyRequest{}
+	mi := &file_leyline_v1_registry_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackPolicyRequest) ProtoMessage() {}
+
+func (x *RollBackPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_registry_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackPolicyRequest.ProtoReflect.Descriptor instead.
+func (*RollBackPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RollBackPolicyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// The change.
+type RollBackPolicyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version that is active now.
+	PolicyVersion string `protobuf:"bytes,1,opt,name=policy_version,json=policyVersion,proto3" json:"policy_version,omitempty"`
+	// The one that was active before.
+	PreviousVersion string `protobuf:"bytes,2,opt,name=previous_version,json=previousVersion,proto3" json:"previous_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RollBackPolicyResponse) Reset() {
+	*x = RollBackPolicyResponse{}
+	mi := &file_leyline_v1_registry_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollBackPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollBackPolicyResponse) ProtoMessage() {}
+
+func (x *RollBackPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_registry_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollBackPolicyResponse.ProtoReflect.Descriptor instead.
+func (*RollBackPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RollBackPolicyResponse) GetPolicyVersion() string {
+	if x != nil {
+		return x.PolicyVersion
+	}
+	return ""
+}
+
+func (x *RollBackPolicyResponse) GetPreviousVersion() string {
+	if x != nil {
+		return x.PreviousVersion
+	}
+	return ""
+}
+
+// Deletes artifacts that nothing needs.
+type CollectGarbageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many of the newest versions stay. 0: 20.
+	KeepNewest uint32 `protobuf:"varint,1,opt,name=keep_newest,json=keepNewest,proto3" json:"keep_newest,omitempty"`
+	// Only say what would be deleted.
+	DryRun        bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectGarbageRequest) Reset() {
+	*x = CollectGarbageRequest{}
+	mi := &file_leyline_v1_registry_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectGarbageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectGarbageRequest) ProtoMessage() {}
+
+func (x *CollectGarbageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_registry_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectGarbageRequest.ProtoReflect.Descriptor instead.
+func (*CollectGarbageRequest) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CollectGarbageRequest) GetKeepNewest() uint32 {
+	if x != nil {
+		return x.KeepNewest
+	}
+	return 0
+}
+
+func (x *CollectGarbageRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// What was deleted.
+type CollectGarbageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The versions whose artifacts are gone.
+	PolicyVersions []string `protobuf:"bytes,1,rep,name=policy_versions,json=policyVersions,proto3" json:"policy_versions,omitempty"`
+	// Their bytes.
+	FreedBytes    uint64 `protobuf:"varint,2,opt,name=freed_bytes,json=freedBytes,proto3" json:"freed_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectGarbageResponse) Reset() {
+	*x = CollectGarbageResponse{}
+	mi := &file_leyline_v1_registry_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectGarbageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectGarbageResponse) ProtoMessage() {}
+
+func (x *CollectGarbageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_leyline_v1_registry_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectGarbageResponse.ProtoReflect.Descriptor instead.
+func (*CollectGarbageResponse) Descriptor() ([]byte, []int) {
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CollectGarbageResponse) GetPolicyVersions() []string {
+	if x != nil {
+		return x.PolicyVersions
+	}
+	return nil
+}
+
+func (x *CollectGarbageResponse) GetFreedBytes() uint64 {
+	if x != nil {
+		return x.FreedBytes
+	}
+	return 0
 }
 
 // What a policy server says of a version.
@@ -1262,7 +1637,7 @@ type PolicyReport struct {
 
 func (x *PolicyReport) Reset() {
 	*x = PolicyReport{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[18]
+	mi := &file_leyline_v1_registry_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1649,7 @@ func (x *PolicyReport) String() string {
 func (*PolicyReport) ProtoMessage() {}
 
 func (x *PolicyReport) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[18]
+	mi := &file_leyline_v1_registry_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1662,7 @@ func (x *PolicyReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyReport.ProtoReflect.Descriptor instead.
 func (*PolicyReport) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{18}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PolicyReport) GetPolicyVersion() string {
@@ -1336,7 +1711,7 @@ type ReportPolicyRequest struct {
 
 func (x *ReportPolicyRequest) Reset() {
 	*x = ReportPolicyRequest{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[19]
+	mi := &file_leyline_v1_registry_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1723,7 @@ func (x *ReportPolicyRequest) String() string {
 func (*ReportPolicyRequest) ProtoMessage() {}
 
 func (x *ReportPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[19]
+	mi := &file_leyline_v1_registry_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1736,7 @@ func (x *ReportPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ReportPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{19}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportPolicyRequest) GetReport() *PolicyReport {
@@ -1380,7 +1755,7 @@ type ReportPolicyResponse struct {
 
 func (x *ReportPolicyResponse) Reset() {
 	*x = ReportPolicyResponse{}
-	mi := &file_leyline_v1_registry_proto_msgTypes[20]
+	mi := &file_leyline_v1_registry_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1767,7 @@ func (x *ReportPolicyResponse) String() string {
 func (*ReportPolicyResponse) ProtoMessage() {}
 
 func (x *ReportPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_leyline_v1_registry_proto_msgTypes[20]
+	mi := &file_leyline_v1_registry_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1780,7 @@ func (x *ReportPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ReportPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{20}
+	return file_leyline_v1_registry_proto_rawDescGZIP(), []int{25}
 }
 
 var File_leyline_v1_registry_proto protoreflect.FileDescriptor
@@ -1471,11 +1846,12 @@ const file_leyline_v1_registry_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12%\n" +
 	"\x0eactive_version\x18\x03 \x01(\tR\ractiveVersion\"C\n" +
 	"\x10GetPolicyRequest\x12/\n" +
-	"\x0epolicy_version\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\rpolicyVersion\"\x97\x01\n" +
+	"\x0epolicy_version\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\rpolicyVersion\"\xd7\x01\n" +
 	"\x11GetPolicyResponse\x126\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x1a.leyline.v1.PolicyManifestR\bmanifest\x12\x16\n" +
 	"\x06active\x18\x02 \x01(\bR\x06active\x122\n" +
-	"\areports\x18\x03 \x03(\v2\x18.leyline.v1.PolicyReportR\areports\"s\n" +
+	"\areports\x18\x03 \x03(\v2\x18.leyline.v1.PolicyReportR\areports\x12>\n" +
+	"\vevaluations\x18\x04 \x03(\v2\x1c.leyline.v1.PolicyEvaluationR\vevaluations\"s\n" +
 	"\x15DownloadPolicyRequest\x121\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\rpolicyVersion\x12'\n" +
@@ -1487,11 +1863,26 @@ const file_leyline_v1_registry_proto_rawDesc = "" +
 	"\x0eafter_sequence\x18\x01 \x01(\x04B\x0f\xbaH\f2\n" +
 	"\x18\xff\xff\xff\xff\xff\xff\xff\xff\x7fR\rafterSequence\"J\n" +
 	"\x10PolicyRegistered\x126\n" +
-	"\bmanifest\x18\x01 \x01(\v2\x1a.leyline.v1.PolicyManifestR\bmanifest\"{\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x1a.leyline.v1.PolicyManifestR\bmanifest\"\xb9\x03\n" +
+	"\x10PolicyEvaluation\x12%\n" +
+	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x12)\n" +
+	"\x10baseline_version\x18\x02 \x01(\tR\x0fbaselineVersion\x12\x14\n" +
+	"\x05pairs\x18\x03 \x01(\rR\x05pairs\x12\x1f\n" +
+	"\vmean_return\x18\x04 \x01(\x01R\n" +
+	"meanReturn\x120\n" +
+	"\x14baseline_mean_return\x18\x05 \x01(\x01R\x12baselineMeanReturn\x12'\n" +
+	"\x0fmean_difference\x18\x06 \x01(\x01R\x0emeanDifference\x12&\n" +
+	"\finterval_low\x18\a \x01(\x01H\x00R\vintervalLow\x88\x01\x01\x12(\n" +
+	"\rinterval_high\x18\b \x01(\x01H\x01R\fintervalHigh\x88\x01\x01\x12\x1c\n" +
+	"\tactivated\x18\t \x01(\bR\tactivated\x12.\n" +
+	"\x04time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x04timeB\x0f\n" +
+	"\r_interval_lowB\x10\n" +
+	"\x0e_interval_high\"{\n" +
 	"\x0fPolicyActivated\x12%\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x12)\n" +
 	"\x10previous_version\x18\x02 \x01(\tR\x0fpreviousVersion\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa1\x02\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xdf\x02\n" +
 	"\x15WatchPoliciesResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12>\n" +
@@ -1499,14 +1890,29 @@ const file_leyline_v1_registry_proto_rawDesc = "" +
 	"registered\x18\x03 \x01(\v2\x1c.leyline.v1.PolicyRegisteredH\x00R\n" +
 	"registered\x12;\n" +
 	"\tactivated\x18\x04 \x01(\v2\x1b.leyline.v1.PolicyActivatedH\x00R\tactivated\x126\n" +
-	"\breported\x18\x05 \x01(\v2\x18.leyline.v1.PolicyReportH\x00R\breportedB\a\n" +
-	"\x05event\"l\n" +
+	"\breported\x18\x05 \x01(\v2\x18.leyline.v1.PolicyReportH\x00R\breported\x12<\n" +
+	"\tevaluated\x18\x06 \x01(\v2\x1c.leyline.v1.PolicyEvaluationH\x00R\tevaluatedB\a\n" +
+	"\x05event\"\x82\x01\n" +
 	"\x15ActivatePolicyRequest\x121\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\rpolicyVersion\x12 \n" +
-	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"C\n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"C\n" +
 	"\x16ActivatePolicyResponse\x12)\n" +
-	"\x10previous_version\x18\x01 \x01(\tR\x0fpreviousVersion\"\xdd\x01\n" +
+	"\x10previous_version\x18\x01 \x01(\tR\x0fpreviousVersion\"9\n" +
+	"\x15RollBackPolicyRequest\x12 \n" +
+	"\x06reason\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"j\n" +
+	"\x16RollBackPolicyResponse\x12%\n" +
+	"\x0epolicy_version\x18\x01 \x01(\tR\rpolicyVersion\x12)\n" +
+	"\x10previous_version\x18\x02 \x01(\tR\x0fpreviousVersion\"\\\n" +
+	"\x15CollectGarbageRequest\x12*\n" +
+	"\vkeep_newest\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
+	"keepNewest\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"b\n" +
+	"\x16CollectGarbageResponse\x12'\n" +
+	"\x0fpolicy_versions\x18\x01 \x03(\tR\x0epolicyVersions\x12\x1f\n" +
+	"\vfreed_bytes\x18\x02 \x01(\x04R\n" +
+	"freedBytes\"\xdd\x01\n" +
 	"\fPolicyReport\x121\n" +
 	"\x0epolicy_version\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\rpolicyVersion\x12\x1a\n" +
@@ -1516,14 +1922,16 @@ const file_leyline_v1_registry_proto_rawDesc = "" +
 	"\x06server\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06server\"O\n" +
 	"\x13ReportPolicyRequest\x128\n" +
 	"\x06report\x18\x01 \x01(\v2\x18.leyline.v1.PolicyReportB\x06\xbaH\x03\xc8\x01\x01R\x06report\"\x16\n" +
-	"\x14ReportPolicyResponse2\xee\x04\n" +
+	"\x14ReportPolicyResponse2\xa0\x06\n" +
 	"\x15PolicyRegistryService\x12Y\n" +
 	"\x0eRegisterPolicy\x12!.leyline.v1.RegisterPolicyRequest\x1a\".leyline.v1.RegisterPolicyResponse(\x01\x12Q\n" +
 	"\fListPolicies\x12\x1f.leyline.v1.ListPoliciesRequest\x1a .leyline.v1.ListPoliciesResponse\x12H\n" +
 	"\tGetPolicy\x12\x1c.leyline.v1.GetPolicyRequest\x1a\x1d.leyline.v1.GetPolicyResponse\x12Y\n" +
 	"\x0eDownloadPolicy\x12!.leyline.v1.DownloadPolicyRequest\x1a\".leyline.v1.DownloadPolicyResponse0\x01\x12V\n" +
 	"\rWatchPolicies\x12 .leyline.v1.WatchPoliciesRequest\x1a!.leyline.v1.WatchPoliciesResponse0\x01\x12W\n" +
-	"\x0eActivatePolicy\x12!.leyline.v1.ActivatePolicyRequest\x1a\".leyline.v1.ActivatePolicyResponse\x12Q\n" +
+	"\x0eActivatePolicy\x12!.leyline.v1.ActivatePolicyRequest\x1a\".leyline.v1.ActivatePolicyResponse\x12W\n" +
+	"\x0eRollBackPolicy\x12!.leyline.v1.RollBackPolicyRequest\x1a\".leyline.v1.RollBackPolicyResponse\x12W\n" +
+	"\x0eCollectGarbage\x12!.leyline.v1.CollectGarbageRequest\x1a\".leyline.v1.CollectGarbageResponse\x12Q\n" +
 	"\fReportPolicy\x12\x1f.leyline.v1.ReportPolicyRequest\x1a .leyline.v1.ReportPolicyResponseb\x06proto3"
 
 var (
@@ -1538,7 +1946,7 @@ func file_leyline_v1_registry_proto_rawDescGZIP() []byte {
 	return file_leyline_v1_registry_proto_rawDescData
 }
 
-var file_leyline_v1_registry_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_leyline_v1_registry_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_leyline_v1_registry_proto_goTypes = []any{
 	(*GoldenOutput)(nil),           // 0: leyline.v1.GoldenOutput
 	(*TrainingSummary)(nil),        // 1: leyline.v1.TrainingSummary
@@ -1554,57 +1962,69 @@ var file_leyline_v1_registry_proto_goTypes = []any{
 	(*DownloadPolicyResponse)(nil), // 11: leyline.v1.DownloadPolicyResponse
 	(*WatchPoliciesRequest)(nil),   // 12: leyline.v1.WatchPoliciesRequest
 	(*PolicyRegistered)(nil),       // 13: leyline.v1.PolicyRegistered
-	(*PolicyActivated)(nil),        // 14: leyline.v1.PolicyActivated
-	(*WatchPoliciesResponse)(nil),  // 15: leyline.v1.WatchPoliciesResponse
-	(*ActivatePolicyRequest)(nil),  // 16: leyline.v1.ActivatePolicyRequest
-	(*ActivatePolicyResponse)(nil), // 17: leyline.v1.ActivatePolicyResponse
-	(*PolicyReport)(nil),           // 18: leyline.v1.PolicyReport
-	(*ReportPolicyRequest)(nil),    // 19: leyline.v1.ReportPolicyRequest
-	(*ReportPolicyResponse)(nil),   // 20: leyline.v1.ReportPolicyResponse
-	nil,                            // 21: leyline.v1.TrainingSummary.DiagnosticsEntry
-	(*ObservationSpec)(nil),        // 22: leyline.v1.ObservationSpec
-	(*SlotRequirement)(nil),        // 23: leyline.v1.SlotRequirement
-	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
+	(*PolicyEvaluation)(nil),       // 14: leyline.v1.PolicyEvaluation
+	(*PolicyActivated)(nil),        // 15: leyline.v1.PolicyActivated
+	(*WatchPoliciesResponse)(nil),  // 16: leyline.v1.WatchPoliciesResponse
+	(*ActivatePolicyRequest)(nil),  // 17: leyline.v1.ActivatePolicyRequest
+	(*ActivatePolicyResponse)(nil), // 18: leyline.v1.ActivatePolicyResponse
+	(*RollBackPolicyRequest)(nil),  // 19: leyline.v1.RollBackPolicyRequest
+	(*RollBackPolicyResponse)(nil), // 20: leyline.v1.RollBackPolicyResponse
+	(*CollectGarbageRequest)(nil),  // 21: leyline.v1.CollectGarbageRequest
+	(*CollectGarbageResponse)(nil), // 22: leyline.v1.CollectGarbageResponse
+	(*PolicyReport)(nil),           // 23: leyline.v1.PolicyReport
+	(*ReportPolicyRequest)(nil),    // 24: leyline.v1.ReportPolicyRequest
+	(*ReportPolicyResponse)(nil),   // 25: leyline.v1.ReportPolicyResponse
+	nil,                            // 26: leyline.v1.TrainingSummary.DiagnosticsEntry
+	(*ObservationSpec)(nil),        // 27: leyline.v1.ObservationSpec
+	(*SlotRequirement)(nil),        // 28: leyline.v1.SlotRequirement
+	(*timestamppb.Timestamp)(nil),  // 29: google.protobuf.Timestamp
 }
 var file_leyline_v1_registry_proto_depIdxs = []int32{
-	21, // 0: leyline.v1.TrainingSummary.diagnostics:type_name -> leyline.v1.TrainingSummary.DiagnosticsEntry
-	22, // 1: leyline.v1.PolicyManifest.observation_spec:type_name -> leyline.v1.ObservationSpec
-	23, // 2: leyline.v1.PolicyManifest.slots:type_name -> leyline.v1.SlotRequirement
+	26, // 0: leyline.v1.TrainingSummary.diagnostics:type_name -> leyline.v1.TrainingSummary.DiagnosticsEntry
+	27, // 1: leyline.v1.PolicyManifest.observation_spec:type_name -> leyline.v1.ObservationSpec
+	28, // 2: leyline.v1.PolicyManifest.slots:type_name -> leyline.v1.SlotRequirement
 	0,  // 3: leyline.v1.PolicyManifest.golden_outputs:type_name -> leyline.v1.GoldenOutput
 	1,  // 4: leyline.v1.PolicyManifest.training:type_name -> leyline.v1.TrainingSummary
-	24, // 5: leyline.v1.PolicyManifest.registered_at:type_name -> google.protobuf.Timestamp
+	29, // 5: leyline.v1.PolicyManifest.registered_at:type_name -> google.protobuf.Timestamp
 	2,  // 6: leyline.v1.RegisterPolicyRequest.manifest:type_name -> leyline.v1.PolicyManifest
 	3,  // 7: leyline.v1.RegisterPolicyRequest.chunk:type_name -> leyline.v1.ArtifactChunk
 	2,  // 8: leyline.v1.RegisterPolicyResponse.manifest:type_name -> leyline.v1.PolicyManifest
 	2,  // 9: leyline.v1.ListPoliciesResponse.policies:type_name -> leyline.v1.PolicyManifest
 	2,  // 10: leyline.v1.GetPolicyResponse.manifest:type_name -> leyline.v1.PolicyManifest
-	18, // 11: leyline.v1.GetPolicyResponse.reports:type_name -> leyline.v1.PolicyReport
-	3,  // 12: leyline.v1.DownloadPolicyResponse.chunk:type_name -> leyline.v1.ArtifactChunk
-	2,  // 13: leyline.v1.PolicyRegistered.manifest:type_name -> leyline.v1.PolicyManifest
-	24, // 14: leyline.v1.WatchPoliciesResponse.time:type_name -> google.protobuf.Timestamp
-	13, // 15: leyline.v1.WatchPoliciesResponse.registered:type_name -> leyline.v1.PolicyRegistered
-	14, // 16: leyline.v1.WatchPoliciesResponse.activated:type_name -> leyline.v1.PolicyActivated
-	18, // 17: leyline.v1.WatchPoliciesResponse.reported:type_name -> leyline.v1.PolicyReport
-	18, // 18: leyline.v1.ReportPolicyRequest.report:type_name -> leyline.v1.PolicyReport
-	4,  // 19: leyline.v1.PolicyRegistryService.RegisterPolicy:input_type -> leyline.v1.RegisterPolicyRequest
-	6,  // 20: leyline.v1.PolicyRegistryService.ListPolicies:input_type -> leyline.v1.ListPoliciesRequest
-	8,  // 21: leyline.v1.PolicyRegistryService.GetPolicy:input_type -> leyline.v1.GetPolicyRequest
-	10, // 22: leyline.v1.PolicyRegistryService.DownloadPolicy:input_type -> leyline.v1.DownloadPolicyRequest
-	12, // 23: leyline.v1.PolicyRegistryService.WatchPolicies:input_type -> leyline.v1.WatchPoliciesRequest
-	16, // 24: leyline.v1.PolicyRegistryService.ActivatePolicy:input_type -> leyline.v1.ActivatePolicyRequest
-	19, // 25: leyline.v1.PolicyRegistryService.ReportPolicy:input_type -> leyline.v1.ReportPolicyRequest
-	5,  // 26: leyline.v1.PolicyRegistryService.RegisterPolicy:output_type -> leyline.v1.RegisterPolicyResponse
-	7,  // 27: leyline.v1.PolicyRegistryService.ListPolicies:output_type -> leyline.v1.ListPoliciesResponse
-	9,  // 28: leyline.v1.PolicyRegistryService.GetPolicy:output_type -> leyline.v1.GetPolicyResponse
-	11, // 29: leyline.v1.PolicyRegistryService.DownloadPolicy:output_type -> leyline.v1.DownloadPolicyResponse
-	15, // 30: leyline.v1.PolicyRegistryService.WatchPolicies:output_type -> leyline.v1.WatchPoliciesResponse
-	17, // 31: leyline.v1.PolicyRegistryService.ActivatePolicy:output_type -> leyline.v1.ActivatePolicyResponse
-	20, // 32: leyline.v1.PolicyRegistryService.ReportPolicy:output_type -> leyline.v1.ReportPolicyResponse
-	26, // [26:33] is the sub-list for method output_type
-	19, // [19:26] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 11: leyline.v1.GetPolicyResponse.reports:type_name -> leyline.v1.PolicyReport
+	14, // 12: leyline.v1.GetPolicyResponse.evaluations:type_name -> leyline.v1.PolicyEvaluation
+	3,  // 13: leyline.v1.DownloadPolicyResponse.chunk:type_name -> leyline.v1.ArtifactChunk
+	2,  // 14: leyline.v1.PolicyRegistered.manifest:type_name -> leyline.v1.PolicyManifest
+	29, // 15: leyline.v1.PolicyEvaluation.time:type_name -> google.protobuf.Timestamp
+	29, // 16: leyline.v1.WatchPoliciesResponse.time:type_name -> google.protobuf.Timestamp
+	13, // 17: leyline.v1.WatchPoliciesResponse.registered:type_name -> leyline.v1.PolicyRegistered
+	15, // 18: leyline.v1.WatchPoliciesResponse.activated:type_name -> leyline.v1.PolicyActivated
+	23, // 19: leyline.v1.WatchPoliciesResponse.reported:type_name -> leyline.v1.PolicyReport
+	14, // 20: leyline.v1.WatchPoliciesResponse.evaluated:type_name -> leyline.v1.PolicyEvaluation
+	23, // 21: leyline.v1.ReportPolicyRequest.report:type_name -> leyline.v1.PolicyReport
+	4,  // 22: leyline.v1.PolicyRegistryService.RegisterPolicy:input_type -> leyline.v1.RegisterPolicyRequest
+	6,  // 23: leyline.v1.PolicyRegistryService.ListPolicies:input_type -> leyline.v1.ListPoliciesRequest
+	8,  // 24: leyline.v1.PolicyRegistryService.GetPolicy:input_type -> leyline.v1.GetPolicyRequest
+	10, // 25: leyline.v1.PolicyRegistryService.DownloadPolicy:input_type -> leyline.v1.DownloadPolicyRequest
+	12, // 26: leyline.v1.PolicyRegistryService.WatchPolicies:input_type -> leyline.v1.WatchPoliciesRequest
+	17, // 27: leyline.v1.PolicyRegistryService.ActivatePolicy:input_type -> leyline.v1.ActivatePolicyRequest
+	19, // 28: leyline.v1.PolicyRegistryService.RollBackPolicy:input_type -> leyline.v1.RollBackPolicyRequest
+	21, // 29: leyline.v1.PolicyRegistryService.CollectGarbage:input_type -> leyline.v1.CollectGarbageRequest
+	24, // 30: leyline.v1.PolicyRegistryService.ReportPolicy:input_type -> leyline.v1.ReportPolicyRequest
+	5,  // 31: leyline.v1.PolicyRegistryService.RegisterPolicy:output_type -> leyline.v1.RegisterPolicyResponse
+	7,  // 32: leyline.v1.PolicyRegistryService.ListPolicies:output_type -> leyline.v1.ListPoliciesResponse
+	9,  // 33: leyline.v1.PolicyRegistryService.GetPolicy:output_type -> leyline.v1.GetPolicyResponse
+	11, // 34: leyline.v1.PolicyRegistryService.DownloadPolicy:output_type -> leyline.v1.DownloadPolicyResponse
+	16, // 35: leyline.v1.PolicyRegistryService.WatchPolicies:output_type -> leyline.v1.WatchPoliciesResponse
+	18, // 36: leyline.v1.PolicyRegistryService.ActivatePolicy:output_type -> leyline.v1.ActivatePolicyResponse
+	20, // 37: leyline.v1.PolicyRegistryService.RollBackPolicy:output_type -> leyline.v1.RollBackPolicyResponse
+	22, // 38: leyline.v1.PolicyRegistryService.CollectGarbage:output_type -> leyline.v1.CollectGarbageResponse
+	25, // 39: leyline.v1.PolicyRegistryService.ReportPolicy:output_type -> leyline.v1.ReportPolicyResponse
+	31, // [31:40] is the sub-list for method output_type
+	22, // [22:31] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_leyline_v1_registry_proto_init() }
@@ -1619,10 +2039,12 @@ func file_leyline_v1_registry_proto_init() {
 		(*RegisterPolicyRequest_Manifest)(nil),
 		(*RegisterPolicyRequest_Chunk)(nil),
 	}
-	file_leyline_v1_registry_proto_msgTypes[15].OneofWrappers = []any{
+	file_leyline_v1_registry_proto_msgTypes[14].OneofWrappers = []any{}
+	file_leyline_v1_registry_proto_msgTypes[16].OneofWrappers = []any{
 		(*WatchPoliciesResponse_Registered)(nil),
 		(*WatchPoliciesResponse_Activated)(nil),
 		(*WatchPoliciesResponse_Reported)(nil),
+		(*WatchPoliciesResponse_Evaluated)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1630,7 +2052,7 @@ func file_leyline_v1_registry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_leyline_v1_registry_proto_rawDesc), len(file_leyline_v1_registry_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,8 @@ const (
 	PolicyRegistryService_DownloadPolicy_FullMethodName = "/leyline.v1.PolicyRegistryService/DownloadPolicy"
 	PolicyRegistryService_WatchPolicies_FullMethodName  = "/leyline.v1.PolicyRegistryService/WatchPolicies"
 	PolicyRegistryService_ActivatePolicy_FullMethodName = "/leyline.v1.PolicyRegistryService/ActivatePolicy"
+	PolicyRegistryService_RollBackPolicy_FullMethodName = "/leyline.v1.PolicyRegistryService/RollBackPolicy"
+	PolicyRegistryService_CollectGarbage_FullMethodName = "/leyline.v1.PolicyRegistryService/CollectGarbage"
 	PolicyRegistryService_ReportPolicy_FullMethodName   = "/leyline.v1.PolicyRegistryService/ReportPolicy"
 )
 
@@ -51,8 +53,19 @@ type PolicyRegistryServiceClient interface {
 	// Streams what happens in the registry, from after a sequence number on, and does not end by itself. After a broken
 	// connection call again with the last sequence seen.
 	WatchPolicies(ctx context.Context, in *WatchPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPoliciesResponse], error)
-	// Makes a version the active one: to promote it, or to roll back.
+	// Makes a version the active one: to promote it, or to roll back to it. Episodes go on with the version that they are
+	// pinned to; one that begins is pinned to the newest activated version that fits it.
+	//
+	// FAILED_PRECONDITION with reason VERSION_DOES_NOT_FIT where episodes are being played for which it does not decide, unless
+	// it is forced.
 	ActivatePolicy(ctx context.Context, in *ActivatePolicyRequest, opts ...grpc.CallOption) (*ActivatePolicyResponse, error)
+	// Makes the version active that was so before the active one. FAILED_PRECONDITION with reason NOTHING_TO_ROLL_BACK where
+	// there was none.
+	RollBackPolicy(ctx context.Context, in *RollBackPolicyRequest, opts ...grpc.CallOption) (*RollBackPolicyResponse, error)
+	// Deletes versions that nothing needs any more: not the active one, nor one that was active before it, that an episode is
+	// pinned to which has not ended, that a training goes on from, or that is among the newest. Their manifests stay, so that
+	// lineage and experience can still be read; their artifacts go.
+	CollectGarbage(ctx context.Context, in *CollectGarbageRequest, opts ...grpc.CallOption) (*CollectGarbageResponse, error)
 	// Tells the registry that a policy server took a version or refused it, and why.
 	ReportPolicy(ctx context.Context, in *ReportPolicyRequest, opts ...grpc.CallOption) (*ReportPolicyResponse, error)
 }
@@ -146,6 +159,26 @@ func (c *policyRegistryServiceClient) ActivatePolicy(ctx context.Context, in *Ac
 	return out, nil
 }
 
+func (c *policyRegistryServiceClient) RollBackPolicy(ctx context.Context, in *RollBackPolicyRequest, opts ...grpc.CallOption) (*RollBackPolicyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollBackPolicyResponse)
+	err := c.cc.Invoke(ctx, PolicyRegistryService_RollBackPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *policyRegistryServiceClient) CollectGarbage(ctx context.Context, in *CollectGarbageRequest, opts ...grpc.CallOption) (*CollectGarbageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CollectGarbageResponse)
+	err := c.cc.Invoke(ctx, PolicyRegistryService_CollectGarbage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *policyRegistryServiceClient) ReportPolicy(ctx context.Context, in *ReportPolicyRequest, opts ...grpc.CallOption) (*ReportPolicyResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReportPolicyResponse)
@@ -177,8 +210,19 @@ type PolicyRegistryServiceServer interface {
 	// Streams what happens in the registry, from after a sequence number on, and does not end by itself. After a broken
 	// connection call again with the last sequence seen.
 	WatchPolicies(*WatchPoliciesRequest, grpc.ServerStreamingServer[WatchPoliciesResponse]) error
-	// Makes a version the active one: to promote it, or to roll back.
+	// Makes a version the active one: to promote it, or to roll back to it. Episodes go on with the version that they are
+	// pinned to; one that begins is pinned to the newest activated version that fits it.
+	//
+	// FAILED_PRECONDITION with reason VERSION_DOES_NOT_FIT where episodes are being played for which it does not decide, unless
+	// it is forced.
 	ActivatePolicy(context.Context, *ActivatePolicyRequest) (*ActivatePolicyResponse, error)
+	// Makes the version active that was so before the active one. FAILED_PRECONDITION with reason NOTHING_TO_ROLL_BACK where
+	// there was none.
+	RollBackPolicy(context.Context, *RollBackPolicyRequest) (*RollBackPolicyResponse, error)
+	// Deletes versions that nothing needs any more: not the active one, nor one that was active before it, that an episode is
+	// pinned to which has not ended, that a training goes on from, or that is among the newest. Their manifests stay, so that
+	// lineage and experience can still be read; their artifacts go.
+	CollectGarbage(context.Context, *CollectGarbageRequest) (*CollectGarbageResponse, error)
 	// Tells the registry that a policy server took a version or refused it, and why.
 	ReportPolicy(context.Context, *ReportPolicyRequest) (*ReportPolicyResponse, error)
 	mustEmbedUnimplementedPolicyRegistryServiceServer()
@@ -208,6 +252,12 @@ func (UnimplementedPolicyRegistryServiceServer) WatchPolicies(*WatchPoliciesRequ
 }
 func (UnimplementedPolicyRegistryServiceServer) ActivatePolicy(context.Context, *ActivatePolicyRequest) (*ActivatePolicyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ActivatePolicy not implemented")
+}
+func (UnimplementedPolicyRegistryServiceServer) RollBackPolicy(context.Context, *RollBackPolicyRequest) (*RollBackPolicyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollBackPolicy not implemented")
+}
+func (UnimplementedPolicyRegistryServiceServer) CollectGarbage(context.Context, *CollectGarbageRequest) (*CollectGarbageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CollectGarbage not implemented")
 }
 func (UnimplementedPolicyRegistryServiceServer) ReportPolicy(context.Context, *ReportPolicyRequest) (*ReportPolicyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportPolicy not implemented")
@@ -316,6 +366,42 @@ func _PolicyRegistryService_ActivatePolicy_Handler(srv interface{}, ctx context.
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PolicyRegistryService_RollBackPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollBackPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PolicyRegistryServiceServer).RollBackPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PolicyRegistryService_RollBackPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PolicyRegistryServiceServer).RollBackPolicy(ctx, req.(*RollBackPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PolicyRegistryService_CollectGarbage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CollectGarbageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PolicyRegistryServiceServer).CollectGarbage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PolicyRegistryService_CollectGarbage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PolicyRegistryServiceServer).CollectGarbage(ctx, req.(*CollectGarbageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PolicyRegistryService_ReportPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReportPolicyRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +438,14 @@ var PolicyRegistryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ActivatePolicy",
 			Handler:    _PolicyRegistryService_ActivatePolicy_Handler,
+		},
+		{
+			MethodName: "RollBackPolicy",
+			Handler:    _PolicyRegistryService_RollBackPolicy_Handler,
+		},
+		{
+			MethodName: "CollectGarbage",
+			Handler:    _PolicyRegistryService_CollectGarbage_Handler,
 		},
 		{
 			MethodName: "ReportPolicy",

@@ -1065,8 +1065,13 @@ type RunSpec struct {
 	Fork *Fork `protobuf:"bytes,13,opt,name=fork,proto3" json:"fork,omitempty"`
 	// Keep every checkpoint until the run is forgotten, so that episodes can be forked at any step, not only the newest.
 	KeepCheckpoints bool `protobuf:"varint,14,opt,name=keep_checkpoints,json=keepCheckpoints,proto3" json:"keep_checkpoints,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Index of the first episode. An episode is the same whoever plays it: several trainers can share the episodes of one run,
+	// under the same run_id, each with a first_episode of its own and the same episode_stride.
+	FirstEpisode uint32 `protobuf:"varint,15,opt,name=first_episode,json=firstEpisode,proto3" json:"first_episode,omitempty"`
+	// From each episode to the next. 0: one.
+	EpisodeStride uint32 `protobuf:"varint,16,opt,name=episode_stride,json=episodeStride,proto3" json:"episode_stride,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunSpec) Reset() {
@@ -1195,6 +1200,20 @@ func (x *RunSpec) GetKeepCheckpoints() bool {
 		return x.KeepCheckpoints
 	}
 	return false
+}
+
+func (x *RunSpec) GetFirstEpisode() uint32 {
+	if x != nil {
+		return x.FirstEpisode
+	}
+	return 0
+}
+
+func (x *RunSpec) GetEpisodeStride() uint32 {
+	if x != nil {
+		return x.EpisodeStride
+	}
+	return 0
 }
 
 // How a run computes: measured or chosen when it first started, and kept when it goes on.
@@ -3001,7 +3020,7 @@ const file_leyline_v1_trainer_proto_rawDesc = "" +
 	"\rdeterministic\x18\x04 \x01(\bR\rdeterministic\x12$\n" +
 	"\x04plan\x18\x05 \x01(\v2\x10.leyline.v1.PlanR\x04plan\x12>\n" +
 	"\vtemperature\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@){\x14\xaeG\xe1z\x84?H\x00R\vtemperature\x88\x01\x01B\x0e\n" +
-	"\f_temperature\"\x8a\x05\n" +
+	"\f_temperature\"\xec\x05\n" +
 	"\aRunSpec\x12\x1e\n" +
 	"\x05title\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05title\x12(\n" +
 	"\x04host\x18\x02 \x01(\v2\x14.leyline.v1.HostSpecR\x04host\x121\n" +
@@ -3019,7 +3038,9 @@ const file_leyline_v1_trainer_proto_rawDesc = "" +
 	"situations\x12F\n" +
 	"\btwin_run\x18\f \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$R\atwinRun\x12$\n" +
 	"\x04fork\x18\r \x01(\v2\x10.leyline.v1.ForkR\x04fork\x12)\n" +
-	"\x10keep_checkpoints\x18\x0e \x01(\bR\x0fkeepCheckpoints\"\xa1\x03\n" +
+	"\x10keep_checkpoints\x18\x0e \x01(\bR\x0fkeepCheckpoints\x12.\n" +
+	"\rfirst_episode\x18\x0f \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\ffirstEpisode\x120\n" +
+	"\x0eepisode_stride\x18\x10 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\repisodeStride\"\xa1\x03\n" +
 	"\aCompute\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x1f\n" +
 	"\vdevice_name\x18\x02 \x01(\tR\n" +
