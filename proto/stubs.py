@@ -104,7 +104,7 @@ def write_stubs(descriptors: FileDescriptorSet, root: Path) -> list[Path]:
             f"--python_out={out}",
             f"--grpc_python_out={out}",
             f"--mypy_out=quiet:{out}",
-            f"--mypy_grpc_out=quiet:{out}",
+            f"--mypy_grpc_out=quiet,generate_concrete_servicer_stubs:{out}",
             *sources(),
         )
         fresh = {path.name: path for path in (out / PACKAGE).glob(STUBS)}

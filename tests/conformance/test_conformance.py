@@ -142,7 +142,7 @@ async def test_tamiyo_passes_in_full(tmp_path: Path, policy: str) -> None:
 
 async def test_tamiyo_passes_with_a_learned_policy(tmp_path: Path) -> None:
     version = Network(seed=1).version()
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(version)
         async with running(tmp_path, registry=registry.parsed_address) as channel:
             await serves(channel, version.name)

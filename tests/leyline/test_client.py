@@ -74,7 +74,7 @@ class FragileTrainer(TrainerServiceServicer):
 
 
 def fragile_trainer() -> FragileTrainer:
-    return FragileTrainer()  # type: ignore[abstract]  # the other calls answer UNIMPLEMENTED
+    return FragileTrainer()  # the other calls answer UNIMPLEMENTED
 
 
 @pytest.fixture(autouse=True)

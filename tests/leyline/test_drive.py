@@ -70,7 +70,7 @@ class Road(TrainerServiceServicer):
 
 
 def road(breaks: dict[int, str] | None = None) -> Road:
-    return Road(breaks)  # type: ignore[abstract]  # the other calls are not served
+    return Road(breaks)  # the other calls are not served
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ async def test_a_killed_server_decides_again_the_same_though_the_registry_is_awa
 ) -> None:
     version = Network(seed=1).version()
     request = DecideRequest(query=query(version=version.name))
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(version)
         flags = ("--registry", registry.address)
         async with started(tmp_path, *flags) as tamiyo:

@@ -90,7 +90,7 @@ async def test_ten_thousand_snapshots_get_the_same_decisions_on_any_streams_and_
         query(step, episode=episode, version=NETWORK.name)
         for episode, step in itertools.product(range(SNAPSHOTS // STEPS), range(STEPS))
     ]
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(NETWORK)
         flags = ("--registry", registry.address)
         async with server(tmp_path, flags) as tamiyo:

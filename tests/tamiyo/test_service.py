@@ -69,7 +69,7 @@ async def stream(
 
 @pytest.fixture
 async def registry() -> Any:
-    async with RegistryServer() as server:  # type: ignore[abstract]
+    async with RegistryServer() as server:
         yield server
 
 

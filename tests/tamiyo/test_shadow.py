@@ -69,7 +69,7 @@ async def test_a_candidate_of_the_registry_is_compared_with_the_active_version(
     tmp_path: Path,
 ) -> None:
     active, candidate = Network(seed=1).version(), Network(seed=2).version()
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(candidate)
         await registry.activate(active)
         at = Address.parse(registry.address)
@@ -91,7 +91,7 @@ async def test_a_candidate_of_the_registry_is_compared_with_the_active_version(
 
 async def test_a_shadow_that_is_not_to_be_had_costs_a_warning(tmp_path: Path) -> None:
     version = Network(seed=1).version()
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(version)
         at = Address.parse(registry.address)
         with structlog.testing.capture_logs() as lines:
@@ -183,7 +183,7 @@ async def test_a_shadow_does_not_drive_out_versions_that_episodes_are_pinned_to(
     tmp_path: Path,
 ) -> None:
     active, pinned, candidate = (Network(seed=seed).version() for seed in range(3))
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         for version in (candidate, pinned, active):
             await registry.activate(version)
         at = Address.parse(registry.address)

@@ -65,7 +65,7 @@ async def test_two_hundred_swaps_under_load_drop_no_stream_and_mix_no_versions(
 ) -> None:
     versions = [Network(seed=seed).version() for seed in range(SWAPS + 1)]
     enough = asyncio.Event()
-    async with RegistryServer() as registry:  # type: ignore[abstract]
+    async with RegistryServer() as registry:
         await registry.activate(versions[0])
         async with started(tmp_path, "--registry", registry.address) as tamiyo:
             await serves(tamiyo.channel, versions[0].name)

@@ -23,7 +23,7 @@ from tamiyo.versions import LearnedVersions
 
 @pytest.fixture
 async def registry() -> AsyncIterator[RegistryServer]:
-    async with RegistryServer() as server:  # type: ignore[abstract]
+    async with RegistryServer() as server:
         yield server
 
 
