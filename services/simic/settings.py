@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from chassis.address import Address
 from chassis.settings import ListenAddress, ServerSettings, settings_config
 from simic.database.database import sqlite_url
-from simic.learning.plan import RECIPES
+from simic.learning.recipes import RECIPES
 
 
 def _preset(name: str | None) -> str | None:
@@ -31,6 +31,8 @@ class SimicSettings(ServerSettings):
         state_dir: directory that belongs to this service alone.
         database_url: where experience, versions and trainings are kept; unset: a SQLite file in
             the state directory.
+        curves_dir: where each training's curves are written for TensorBoard; unset: ``curves`` in
+            the state directory.
         train: preset of a training to start with the service, where none is running; "none" or
             unset: trainings are started by StartTraining alone.
         poll_s: seconds between two looks of a watching stream at what the learner has committed.
@@ -44,6 +46,7 @@ class SimicSettings(ServerSettings):
     listen: ListenAddress = Address.parse("127.0.0.1:50053")
     state_dir: Path = Path(".leyline/simic")
     database_url: str | None = None
+    curves_dir: Path | None = None
     train: Preset = None
     poll_s: float = Field(default=0.15, ge=0.01, le=60)
     learner_restarts: int = Field(default=5, ge=0, le=1000)
@@ -53,3 +56,8 @@ class SimicSettings(ServerSettings):
     def url(self) -> str:
         """The database's URL."""
         return self.database_url or sqlite_url(self.state_dir)
+
+    @property
+    def curves(self) -> Path:
+        """Folder for the curves of trainings."""
+        return self.curves_dir or self.state_dir / "curves"

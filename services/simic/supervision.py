@@ -89,6 +89,7 @@ class LearnerSupervisor:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "simic.learning.learner"),
             *("--training-id", training_id),
+            *("--curves", str(self._settings.curves)),
             *("--log-level", self._settings.log_level),
             *("--log-format", self._settings.log_format),
             stdin=asyncio.subprocess.PIPE,

@@ -33,7 +33,7 @@ from tamiyo.artifact import (
 )
 from tamiyo.outputs import Float32
 
-BUILT_IN_NETWORKS = ("mlp",)
+BUILT_IN_NETWORKS = ("slot-shared", "mlp")
 """Networks that Simic makes versions of. It names these by another rule, and refuses any other."""
 
 LARGEST_BYTES = 64 * 1024 * 1024

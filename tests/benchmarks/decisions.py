@@ -18,9 +18,10 @@ from tests.benchmarks.report import Measurement
 from tests.benchmarks.turns import cpu_seconds
 from tests.processes import memory_mib
 
-from leyline.observation import SEED_SPEC, vector_length
+from leyline.observation import SEED_SPEC
 from leyline.v1.registry_pb2 import TrainingSummary
-from simic.learning.network import MlpNetwork
+from simic.learning.mlp import MlpNetwork
+from simic.learning.network import Layout
 from simic.learning.version import learned_version
 from tamiyo.cache import ArtifactCache
 
@@ -58,7 +59,7 @@ class Server:
 
 def keep_version(state_dir: Path) -> None:
     """Leaves a fresh network of the learner's as the active version, as after a restart."""
-    network = MlpNetwork(vector_length(SEED_SPEC, SLOTS), SLOTS, seed=1)
+    network = MlpNetwork(Layout.of(SEED_SPEC), SLOTS, seed=1)
     version = learned_version(network, SEED_SPEC, "", TrainingSummary(), b"")
     cache = ArtifactCache(state_dir, 1)
     cache.write(version.manifest, version.artifact, set())

@@ -6,31 +6,39 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
+from tests.simic.worlds import LAYOUT, NETWORKS, SLOTS, network
 
-from leyline.observation import SEED_SPEC
+from leyline.observation import EXTENDED_SPEC, SEED_SPEC
 from leyline.v1.registry_pb2 import TrainingSummary
 from simic.learning import checkpoint
-from simic.learning.network import WAIT, MlpNetwork
-from simic.learning.version import learned_version
-from simic.policies.artifact import check_manifest, mlp_model, read_weights, to_bytes, version_name
+from simic.learning.distribution import WAIT
+from simic.learning.mlp import MlpNetwork
+from simic.learning.network import Layout, PolicyNetwork
+from simic.learning.slot_shared import SlotSharedNetwork
+from simic.learning.version import GOLDEN_SLOTS, learned_version
+from simic.policies.artifact import MODELS, check_manifest, read_weights, to_bytes, version_name
 
-SLOTS = 3
+pytestmark = pytest.mark.parametrize("name", NETWORKS)
 
 
-def trained_like(seed: int = 5) -> MlpNetwork:
+def trained_like(name: str, seed: int = 5) -> PolicyNetwork:
     """A network whose logits are as far apart as training makes them."""
-    network = MlpNetwork(48, SLOTS, seed)
+    return _trained(network(name, seed), seed)
+
+
+def _trained(fresh: PolicyNetwork, seed: int) -> PolicyNetwork:
     generator = torch.Generator().manual_seed(seed)
-    network.take_statistics(torch.rand(64, 48, generator=generator))
+    seen = torch.rand(64, fresh.layout.length(SLOTS), generator=generator)
+    fresh.take_statistics(seen, torch.full((64,), SLOTS))
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in fresh.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return network
+    return fresh
 
 
-def observations(rows: int = 16) -> Tensor:
-    return torch.randn(rows, 48, generator=torch.Generator().manual_seed(1))
+def observations(rows: int = 16, slots: int = SLOTS) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(rows, LAYOUT.length(slots), generator=generator)
 
 
 def decisions() -> list[tuple[int, int]]:
@@ -38,29 +46,33 @@ def decisions() -> list[tuple[int, int]]:
     return [(WAIT, -1), *((action, slot) for action in (1, 2, 3) for slot in range(SLOTS))]
 
 
-def test_an_initial_policy_is_all_but_uniform() -> None:
-    distribution = MlpNetwork(48, SLOTS).distribution(observations())
-    of_type, of_slot = distribution.type_log_probs.exp(), distribution.slot_log_probs.exp()
-    assert of_type.detach().numpy() == pytest.approx(1 / 4, abs=0.02)
-    assert of_slot.detach().numpy() == pytest.approx(1 / 3, abs=0.02)
+def test_an_initial_policy_is_all_but_uniform(name: str) -> None:
+    distribution = network(name).distribution(observations())
+    of_type = distribution.type_log_probs.exp().detach().numpy()
+    of_slot = distribution.slot_log_probs.exp().detach().numpy()
+    # The seed's over the types; the other's over WAIT and every pair of type and slot, of which
+    # nothing is known yet: they are as likely as not to be carried out.
+    uniform = np.full(4, 1 / 4) if name == "mlp" else np.array([2, 3, 3, 3]) / 11
+    assert of_type == pytest.approx(np.tile(uniform, (16, 1)), abs=0.02)
+    assert of_slot == pytest.approx(1 / 3, abs=0.02)
 
 
-def test_the_probabilities_of_all_decisions_add_up_to_one() -> None:
-    distribution = trained_like().distribution(observations())
+def test_the_probabilities_of_all_decisions_add_up_to_one(name: str) -> None:
+    distribution = trained_like(name).distribution(observations())
     total = torch.zeros(16)
     for action, slot in decisions():
         total += distribution.log_prob(torch.full((16,), action), torch.full((16,), slot)).exp()
     assert total.detach().numpy() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_wait_has_no_slot_in_its_log_probability() -> None:
-    distribution = trained_like().distribution(observations())
+def test_a_wait_has_no_slot_in_its_log_probability(name: str) -> None:
+    distribution = trained_like(name).distribution(observations())
     waits = distribution.log_prob(torch.full((16,), WAIT), torch.full((16,), -1))
     assert torch.equal(waits, distribution.type_log_probs[:, WAIT])
 
 
-def test_entropy_and_divergence_are_those_of_whole_decisions() -> None:
-    here, there = (trained_like(seed).distribution(observations()) for seed in (5, 6))
+def test_entropy_and_divergence_are_those_of_whole_decisions(name: str) -> None:
+    here, there = (trained_like(name, seed).distribution(observations()) for seed in (5, 6))
     entropy, divergence = torch.zeros(16), torch.zeros(16)
     for action, slot in decisions():
         chosen = torch.full((16,), action), torch.full((16,), slot)
@@ -72,63 +84,89 @@ def test_entropy_and_divergence_are_those_of_whole_decisions() -> None:
     assert found == pytest.approx(divergence.detach().numpy(), abs=1e-5)
 
 
-def test_the_artifact_computes_what_the_network_computes() -> None:
-    network = trained_like()
-    artifact = to_bytes(mlp_model(network.weights()))
+def test_the_artifact_computes_what_the_network_computes(name: str) -> None:
+    policy = trained_like(name)
+    artifact = to_bytes(MODELS[name](policy.weights()))
     session = onnxruntime.InferenceSession(artifact, providers=["CPUExecutionProvider"])
     for rows in (1, 16):
         batch = observations(rows)
-        expected = network(batch)
+        expected = policy(batch)
         found = session.run(["type_logits", "slot_logits", "value"], {"observation": batch.numpy()})
         for mine, theirs in zip(expected, found, strict=True):
             assert theirs.shape == mine.shape
             assert theirs == pytest.approx(mine.detach().numpy(), abs=1e-5)
 
 
-def test_golden_outputs_hold_in_onnxruntime_and_pass_the_registry() -> None:
-    version = learned_version(trained_like(), SEED_SPEC, "", TrainingSummary(), b"")
+def test_golden_outputs_hold_in_onnxruntime_and_pass_the_registry(name: str) -> None:
+    layout = Layout.of(SEED_SPEC)
+    fresh = MlpNetwork(layout, SLOTS) if name == "mlp" else SlotSharedNetwork(layout)
+    version = learned_version(_trained(fresh, 5), SEED_SPEC, "", TrainingSummary(), b"")
     check_manifest(version.manifest, version.artifact)
     session = onnxruntime.InferenceSession(version.artifact, providers=["CPUExecutionProvider"])
+    lengths = set()
     for golden in version.manifest.golden_outputs:
         observation = np.array([golden.observation], np.float32)
         types, slots, value = session.run(None, {"observation": observation})
         assert types[0] == pytest.approx(list(golden.type_logits), abs=1e-5)
         assert slots[0].flatten() == pytest.approx(list(golden.slot_logits), abs=1e-5)
         assert value[0] == pytest.approx(golden.value, abs=1e-5)
+        lengths.add(len(golden.observation))
+    answered = {SLOTS} if name == "mlp" else set(GOLDEN_SLOTS)
+    assert lengths == {layout.length(slots) for slots in answered}
 
 
-def test_the_same_weights_make_the_same_bytes_and_others_another_name() -> None:
+def test_the_same_weights_make_the_same_bytes_and_others_another_name(name: str) -> None:
     names, digests = set(), set()
     for seed in (1, 1, 2):
-        model = mlp_model(MlpNetwork(48, SLOTS, seed).weights())
-        names.add(version_name("mlp", model))
+        model = MODELS[name](network(name, seed).weights())
+        names.add(version_name(name, model))
         digests.add(hashlib.sha256(to_bytes(model)).hexdigest())
     assert len(names) == len(digests) == 2
 
 
-def test_a_network_comes_back_out_of_its_artifact() -> None:
-    network = trained_like()
-    found = MlpNetwork.from_weights(read_weights(to_bytes(mlp_model(network.weights()))))
+def test_a_network_comes_back_out_of_its_artifact(name: str) -> None:
+    policy = trained_like(name)
+    artifact = to_bytes(MODELS[name](policy.weights()))
+    found = network(name).load_weights(read_weights(artifact))
     assert found.is_normalised
-    for mine, theirs in zip(network(observations()), found(observations()), strict=True):
+    for mine, theirs in zip(policy(observations()), found(observations()), strict=True):
         assert torch.equal(mine, theirs)
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
-    def step(network: MlpNetwork, optimizer: torch.optim.Adam) -> None:
+def test_a_masked_feature_is_not_seen(name: str) -> None:
+    layout = Layout.of(EXTENDED_SPEC, ["val_accuracy", "gradmax_norm"])
+    fresh = MlpNetwork(layout, SLOTS) if name == "mlp" else SlotSharedNetwork(layout)
+    policy = _trained(fresh, 3)
+    names = [feature.name for feature in EXTENDED_SPEC.global_features]
+    of_slot = [feature.name for feature in EXTENDED_SPEC.slot_features]
+    seen = torch.rand(4, layout.length(SLOTS))
+    other = seen.clone()
+    other[:, names.index("val_accuracy")] += 1
+    for slot in range(SLOTS):
+        other[:, layout.length(slot) + of_slot.index("gradmax_norm")] -= 1
+    for mine, theirs in zip(policy(seen), policy(other), strict=True):
+        assert torch.equal(mine, theirs)
+    other[:, names.index("val_loss")] += 1
+    assert not torch.equal(policy(seen)[0], policy(other)[0])
+
+
+def test_training_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(name: str) -> None:
+    def step(policy: PolicyNetwork, optimizer: torch.optim.Adam) -> None:
         optimizer.zero_grad()
-        network.values(observations()).square().mean().backward()
+        policy.values(observations()).square().mean().backward()
         optimizer.step()
 
-    network = MlpNetwork(48, SLOTS, 1)
-    optimizer = torch.optim.Adam(network.parameters(), foreach=False)
-    step(network, optimizer)
-    data = checkpoint.to_bytes(network, optimizer)
-    resumed = MlpNetwork(48, SLOTS, 2)
-    resumed_optimizer = torch.optim.Adam(resumed.parameters(), foreach=False)
-    checkpoint.restore(data, resumed, resumed_optimizer)
-    for each in ((network, optimizer), (resumed, resumed_optimizer)):
+    def of(seed: int) -> tuple[PolicyNetwork, torch.optim.Adam]:
+        fresh = network(name, seed)
+        return fresh, torch.optim.Adam(fresh.value.parameters(), foreach=False)
+
+    policy, optimizer = of(1)
+    step(policy, optimizer)
+    data = checkpoint.to_bytes(policy, {"value": optimizer})
+    resumed, resumed_optimizer = of(2)
+    checkpoint.restore(data, resumed, {"value": resumed_optimizer})
+    states = []
+    for each in ((policy, optimizer), (resumed, resumed_optimizer)):
         step(*each)
-    assert checkpoint.to_bytes(network, optimizer) == checkpoint.to_bytes(
-        resumed, resumed_optimizer
-    )
+        states.append(checkpoint.to_bytes(each[0], {"value": each[1]}))
+    assert states[0] == states[1]

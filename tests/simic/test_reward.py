@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, EntryPoints
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from tests.simic.episodes import Script
 
-from simic.learning.reward import accuracy_delta
+from leyline.v1.learner_pb2 import TrainingPlan
+from leyline.v1.transition_pb2 import Transition
+from simic.learning import reward as reward_module
+from simic.learning.plan import fill
+from simic.learning.reward import (
+    RewardUndefined,
+    accuracy_delta,
+    less_the_twin,
+    rent,
+    reward_by_name,
+    reward_names,
+)
 
 accuracies = st.lists(st.floats(0, 1), min_size=2, max_size=30)
 
@@ -38,3 +53,60 @@ def test_what_was_not_measured_is_paid_with_the_next_measurement(
     gained = 10 * (measured[-1] - measured[0]) if measured else 0.0
     assert rewards.sum() == pytest.approx(gained, abs=1e-9)
     assert np.isfinite(rewards).all()
+
+
+def spending(accuracies: list[float], spent: list[int]) -> list[Transition]:
+    """An episode's steps, with the multiply-adds spent up to the end of each."""
+    steps = Script(accuracies=accuracies).transitions()
+    for step, total in zip(steps, spent, strict=True):
+        step.facts.multiply_adds_spent = total
+    return steps
+
+
+def test_rent_is_paid_for_what_is_spent_beyond_the_bare_host() -> None:
+    # The second interval cost half as much again, the third twice as much.
+    steps = spending([0.1, 0.2, 0.3, 0.4], [100, 250, 450])
+    assert rent(steps, price=6.0) == pytest.approx([0.0, 0.1, 0.2])
+    paid = reward_by_name("accuracy-delta-rent", 6.0)(steps)
+    assert paid == pytest.approx([1.0, 0.9, 0.8])
+
+
+def test_spending_as_much_again_costs_the_price_over_the_whole_episode() -> None:
+    steps = spending([0.1] * 11, [100, *(100 + 200 * step for step in range(1, 10))])
+    assert rent(steps, price=5.0).sum() == pytest.approx(0.5 * 9 / 10)
+
+
+def test_the_final_accuracy_is_paid_at_the_end_and_what_was_measured_before_does_not_count() -> (
+    None
+):
+    reward = reward_by_name("final-accuracy-rent", 6.0)
+    steps = spending([0.1, 0.9, 0.2, 0.4], [100, 250, 450])
+    assert reward(steps) == pytest.approx([0.0, -0.1, 4.0 - 0.2])
+
+
+def test_a_reward_with_rent_says_what_it_misses() -> None:
+    with pytest.raises(RewardUndefined, match="multiply-adds"):
+        reward_by_name("accuracy-delta-rent", 1.0)(Script(accuracies=[0.1, 0.2]).transitions())
+
+
+@given(accuracies, st.data())
+def test_less_the_twin_is_what_acting_has_brought(values: list[float], data: st.DataObject) -> None:
+    of_twin = data.draw(st.lists(st.floats(0, 1), min_size=len(values), max_size=len(values)))
+    own = accuracy_delta(Script(accuracies=values).transitions())
+    twin = accuracy_delta(Script(accuracies=of_twin).transitions())
+    brought = (values[-1] - values[0]) - (of_twin[-1] - of_twin[0])
+    assert less_the_twin(own, twin).sum() == pytest.approx(10 * brought, abs=1e-9)
+
+
+def test_a_package_can_add_a_reward_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("applause", "tests.simic.test_reward:applause", reward_module.GROUP)
+    monkeypatch.setattr(reward_module, "entry_points", lambda group: EntryPoints([entry]))
+    assert reward_names()[-1] == "applause"
+    steps = Script(accuracies=[0.1, 0.2, 0.3]).transitions()
+    assert reward_by_name("applause", 1.0)(steps).tolist() == [1.0, 1.0]
+    assert fill(TrainingPlan(reward="applause")).reward == "applause"
+
+
+def applause(steps: Sequence[Transition]) -> NDArray[np.float64]:
+    """One for every step."""
+    return np.ones(len(steps))

@@ -14,7 +14,7 @@ from leyline.v1.transition_pb2 import EpisodeEnd, Termination
 from simic.database.database import Database
 from simic.experience.store import ExperienceStore
 from simic.learning.lesson import Lessons, TrainingSuperseded
-from simic.learning.plan import RECIPES, fill
+from simic.learning.plan import fill, masked_features
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update
 from simic.policies.registry import PolicyRegistry
@@ -52,7 +52,7 @@ class Classroom:
     def __init__(self, database: Database, **plan: int) -> None:
         self.experience = ExperienceStore(database)
         self.trainings = TrainingStore(database)
-        asked = TrainingPlan(episodes_per_update=2, **plan)  # type: ignore[arg-type]
+        asked = TrainingPlan(episodes_per_update=2, observation_spec="seed", **plan)  # type: ignore[arg-type]
         self.trainings.start("t", asked)
         self.lessons = Lessons(database, "t")
         self.first = version(1)
@@ -82,10 +82,12 @@ def classroom(database: Database) -> Classroom:
 
 def test_a_plan_is_filled_in_from_its_preset() -> None:
     filled = fill(TrainingPlan(preset="demo"))
-    assert filled.episodes_per_update == RECIPES["demo"].episodes_per_update == 2
-    assert (filled.algorithm, filled.network, filled.reward) == ("ppo", "mlp", "accuracy-delta")
-    assert (filled.observation_spec, filled.slots) == ("seed", 3)
-    assert fill(TrainingPlan()).episodes_per_update == 8
+    assert filled.episodes_per_update == 2
+    assert (filled.algorithm, filled.reward) == ("ppo", "accuracy-delta")
+    assert (filled.network, filled.slots, filled.observation_spec) == ("slot-shared", 0, "seed")
+    default = fill(TrainingPlan(network="mlp"))
+    assert (default.episodes_per_update, default.observation_spec) == (8, "extended")
+    assert default.slots == 3
 
 
 def test_every_name_that_is_not_known_is_reported_with_those_that_are() -> None:
@@ -94,6 +96,33 @@ def test_every_name_that_is_not_known_is_reported_with_those_that_are() -> None:
     found = {violation.field: violation.description for violation in caught.value.violations}
     assert found.keys() == {"plan.preset", "plan.network", "plan.reward"}
     assert found["plan.preset"] == "there is no 'fast'; known: default, demo"
+
+
+def test_numbers_of_the_recipe_can_be_replaced_and_others_are_refused() -> None:
+    plan = TrainingPlan(hyperparameters={"clip": 0.3, "epochs": 2, "episodes_per_update": 4})
+    assert fill(plan).episodes_per_update == 4
+    for numbers, complaint in (
+        ({"clipping": 0.3}, "there is no 'clipping'; known: annealing_updates, clip, "),
+        ({"epochs": 2.5}, "epochs is 2.5, and must be a whole number"),
+        ({"minibatches": 0}, "minibatches is 0, and must be at least 1"),
+        ({"clip": float("nan")}, "clip is nan, and must be at least 0"),
+    ):
+        with pytest.raises(LeylineError) as caught:
+            fill(TrainingPlan(hyperparameters=numbers))
+        [violation] = caught.value.violations
+        assert violation.field == "plan.hyperparameters"
+        assert violation.description.startswith(complaint)
+
+
+def test_a_mask_names_features_of_the_spec_or_all_telemetry() -> None:
+    hidden = masked_features(fill(TrainingPlan(masked_features=["telemetry"])))
+    assert {"val_accuracy", "gradmax_norm", "loss_history_1", "seed_improvement"} <= hidden
+    assert not hidden & {"time_left", "seed_stage", "seed_cost"}
+    assert masked_features(fill(TrainingPlan(masked_features=["epoch"]))) == {"epoch"}
+    with pytest.raises(LeylineError) as caught:
+        fill(TrainingPlan(masked_features=["epochs"]))
+    [violation] = caught.value.violations
+    assert violation.field == "plan.masked_features"
 
 
 def test_starting_a_training_twice_by_name_starts_it_once(trainings: TrainingStore) -> None:
@@ -184,7 +213,9 @@ def test_an_update_is_stored_whole(
     assert (update.episodes, update.transitions, update.gradient_steps) == (2, 6, 32)
     assert update.diagnostics == {"kl": 0.01}
     assert classroom.fresh() == [2, 3]
-    assert [each.steps[0].step_id.episode_index for each in classroom.lessons.replayed(1)] == [0, 1]
+    [batch] = classroom.lessons.replayed(1)
+    assert [each.steps[0].step_id.episode_index for each in batch] == [0, 1]
+    assert [each.made_by for each in batch] == [0, 0]
     assert classroom.lessons.replayed(0) == []
 
 

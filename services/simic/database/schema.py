@@ -51,6 +51,9 @@ episodes = Table(
     # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
+    # Its twin, which only waits, where the origin names one.
+    Column("twin_run_id", String(63)),
+    Column("twin_episode_index", BigInteger),
     Column("began_at", BigInteger, nullable=False),
     # Transitions stored from step 0 without a gap.
     Column("next_step", BigInteger, nullable=False),
@@ -144,6 +147,8 @@ training_updates = Table(
     Column("mean_return", Float, nullable=False),
     # JSON object of numbers by name.
     Column("diagnostics", Text, nullable=False),
+    # JSON list of what somebody should look at.
+    Column("alarms", Text, nullable=False),
     Index("training_updates_by_version", "policy_version"),
 )
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.validation import violations
 from leyline.v1.decision_pb2 import SelectionMode
+from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
     BeginEpisodeRequest,
     BeginEpisodeResponse,
@@ -147,11 +148,19 @@ def _insert_episode(
             spec_fingerprint=request.spec_fingerprint,
             origin=request.origin.SerializeToString() if request.HasField("origin") else None,
             held_out=request.origin.situation.held_out,
+            **_twin(request.origin),
             began_at=moment.now(),
             next_step=0,
             termination=Termination.TERMINATION_UNSPECIFIED,
         )
     )
+
+
+def _twin(origin: EpisodeOrigin) -> dict[str, object]:
+    if not origin.HasField("twin"):
+        return {}
+    twin = origin.twin
+    return {"twin_run_id": twin.run_id, "twin_episode_index": twin.episode_index}
 
 
 def _refuse_another_shape(row: RowMapping, request: BeginEpisodeRequest) -> None:

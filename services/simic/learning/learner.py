@@ -14,21 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.logging import bind_call, configure, get_logger
-from leyline.observation import spec_by_name, vector_length
+from leyline.observation import spec_by_name
 from leyline.v1.learner_pb2 import TrainingState
 from leyline.v1.registry_pb2 import TrainingSummary
 from simic.database.database import Database
-from simic.learning import checkpoint
+from simic.learning import algorithms, checkpoint, networks
+from simic.learning.curves import Curves
+from simic.learning.diagnostics import alarms
 from simic.learning.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
-from simic.learning.network import MlpNetwork
-from simic.learning.plan import RECIPES
-from simic.learning.ppo import Ppo
-from simic.learning.reward import REWARDS
+from simic.learning.network import PolicyNetwork
+from simic.learning.plan import STORED
+from simic.learning.reward import RewardUndefined, less_the_twin, reward_by_name
 from simic.learning.rollout import Trajectory, trajectory
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update
@@ -44,33 +46,44 @@ DATABASE_URL = "LEYLINE_SIMIC_LEARNER_DATABASE_URL"
 _log = get_logger("simic.learning.learner")
 
 
+class UnfitBase(ValueError):
+    """The version that a plan begins with is of another kind than the plan."""
+
+
 class Learner:
     """Learns from whole episodes as they come in, until its training ends."""
 
-    def __init__(self, database: Database, training_id: str) -> None:
-        """Take the training up where it stands: at its beginning, or after its last update."""
+    def __init__(self, database: Database, training_id: str, curves: Path) -> None:
+        """Take the training up where it stands: at its beginning, or after its last update.
+
+        Args:
+            database: where experience, versions and trainings are.
+            training_id: of the training.
+            curves: folder for the curves of all trainings.
+        """
         self._lessons = Lessons(database, training_id)
         self._store = TrainingStore(database)
         self._training_id = training_id
         progress = self._lessons.progress()
-        plan = progress.plan
-        self._recipe = RECIPES[plan.preset]
+        plan = self._plan = progress.plan
         self._spec = spec_by_name(plan.observation_spec)
-        self._reward = REWARDS[plan.reward]
+        self._reward = reward_by_name(plan.reward, plan.rent)
         begins = progress.policy_version is None
-        network = self._begin(progress) if begins else self._initial_network(progress)
+        network = self._begin(progress) if begins else networks.build(plan)
         # Made after the first version is out, for others wait for that: torch's optimisers load
         # its compiler, which takes seconds.
-        self._ppo = Ppo(network, self._recipe, plan.max_updates)
+        self._algorithm = algorithms.build(plan, network)
         if not begins:
-            checkpoint.restore(self._lessons.checkpoint(), network, self._ppo.optimizer)
+            state = self._lessons.checkpoint()
+            checkpoint.restore(state, network, self._algorithm.optimizers)
             _log.info("training resumed", updates=progress.updates)
+        self._curves = Curves(curves / training_id, progress.updates)
 
-    def _begin(self, progress: Progress) -> MlpNetwork:
+    def _begin(self, progress: Progress) -> PolicyNetwork:
         """Publish the version to begin with; its network."""
-        base = self._base(progress)
+        base = self._base()
         if base is None:
-            network = self._initial_network(progress)
+            network = networks.build(self._plan)
             summary = TrainingSummary(training_id=self._training_id)
             state = checkpoint.to_bytes(network)
             version = learned_version(network, self._spec, "", summary, state)
@@ -81,26 +94,34 @@ class Learner:
         _log.info("training begun", policy_version=version.manifest.policy_version)
         return network
 
-    def _initial_network(self, progress: Progress) -> MlpNetwork:
-        plan = progress.plan
-        return MlpNetwork(vector_length(self._spec, plan.slots), plan.slots, plan.seed)
+    def _base(self) -> tuple[PolicyNetwork, LearnedVersion] | None:
+        """The version to go on from: the plan's, else the active one where it is of the plan's
+        kind.
 
-    def _base(self, progress: Progress) -> tuple[MlpNetwork, LearnedVersion] | None:
-        """The active version to go on from, if it is of the kind that the plan asks for."""
-        active = self._lessons.active()
-        if active is None:
+        Raises:
+            UnfitBase: the plan names one that is not.
+        """
+        named = self._plan.initial_version
+        base = self._lessons.version(named)
+        if base is None:
             return None
-        manifest, artifact = active
-        asked = (progress.plan.network, progress.plan.slots, self._spec.fingerprint)
-        found = (manifest.network, manifest.slots.exactly, manifest.observation_spec.fingerprint)
-        if found != asked:
-            return None
+        manifest, artifact = base
         try:
-            network = MlpNetwork.from_weights(read_weights(artifact))
+            network = networks.build(self._plan).load_weights(read_weights(artifact))
         except (KeyError, RuntimeError):
             # Somebody else's graph under the same name: it can be served, not trained further.
-            return None
-        return network, LearnedVersion(manifest, artifact, b"")
+            fits = False
+        else:
+            kind = (manifest.network, manifest.observation_spec.fingerprint)
+            fits = kind == (self._plan.network, self._spec.fingerprint)
+        if fits:
+            return network, LearnedVersion(manifest, artifact, b"")
+        if named:
+            raise UnfitBase(
+                f"initial_version {named} is no {self._plan.network} network for"
+                f" {self._plan.observation_spec} observations of the plan's slots and mask"
+            )
+        return None
 
     def run(self) -> None:
         """Learn until the training ends.
@@ -112,22 +133,29 @@ class Learner:
             if progress.stop_requested:
                 stopped = TrainingState.TRAINING_STATE_STOPPED
                 self._store.end(self._training_id, stopped, "stopped on request")
-            elif batch := self._lessons.fresh():
+            elif batch := self._batch(progress):
                 self._learn(progress, batch)
             else:
                 time.sleep(POLL_S)
 
+    def _batch(self, progress: Progress) -> Sequence[Episode]:
+        if self._plan.experience == STORED:
+            return self._lessons.stored(progress.updates + 1)
+        return self._lessons.fresh()
+
     def _learn(self, progress: Progress, batch: Sequence[Episode]) -> None:
         number = progress.updates + 1
-        replayed = self._lessons.replayed(self._recipe.replayed_batches)
-        update = self._ppo.update(
-            [self._trajectory(episode) for episode in batch],
-            [self._trajectory(episode) for episode in replayed],
+        earlier = self._lessons.replayed(self._algorithm.batches)
+        update = self._algorithm.update(
+            [self._trajectory(episode, number) for episode in batch],
+            [[self._trajectory(episode, number) for episode in each] for each in earlier],
             number,
-            progress.plan.seed,
+            self._plan.seed,
         )
+        update = replace(update, alarms=alarms(update.diagnostics))
         version = self._version(progress, update, batch)
         when_there_is_room(lambda: self._lessons.commit(number, update, batch, version))
+        self._curves.add(number, update, progress.episodes + len(batch))
         _log.info(
             "policy updated",
             update=number,
@@ -135,14 +163,20 @@ class Learner:
             mean_return=round(update.mean_return, 4),
             **{name: round(value, 4) for name, value in update.diagnostics.items()},
         )
+        for alarm in update.alarms:
+            _log.warning("alarm", update=number, reason=alarm)
 
-    def _trajectory(self, episode: Episode) -> Trajectory:
-        return trajectory(episode.steps, self._spec, self._reward)
+    def _trajectory(self, episode: Episode, number: int) -> Trajectory:
+        rewards = self._reward(episode.steps)
+        if episode.twin is not None:
+            rewards = less_the_twin(rewards, self._reward(episode.twin))
+        age = 0 if episode.made_by is None else number - 1 - episode.made_by
+        return trajectory(episode.steps, self._spec, rewards, age)
 
     def _version(
         self, progress: Progress, update: Update, batch: Sequence[Episode]
     ) -> LearnedVersion:
-        network = self._ppo.network
+        network = self._algorithm.network
         summary = TrainingSummary(
             training_id=self._training_id,
             updates=progress.updates + 1,
@@ -151,7 +185,7 @@ class Learner:
             mean_return=update.mean_return,
             diagnostics=update.diagnostics,
         )
-        state = checkpoint.to_bytes(network, self._ppo.optimizer)
+        state = checkpoint.to_bytes(network, self._algorithm.optimizers)
         return learned_version(network, self._spec, progress.policy_version or "", summary, state)
 
 
@@ -185,6 +219,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the learner of one training; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m simic.learning.learner", description=__doc__)
     parser.add_argument("--training-id", required=True)
+    parser.add_argument("--curves", type=Path, required=True)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="auto")
     arguments = parser.parse_args(argv)
@@ -193,10 +228,15 @@ def main(argv: Sequence[str]) -> int:
     bind_call(training_id=arguments.training_id)
     # One thread: the networks are small, and the trainer's own process wants the others.
     torch.set_num_threads(1)
+    database = Database(os.environ[DATABASE_URL])
     try:
-        Learner(Database(os.environ[DATABASE_URL]), arguments.training_id).run()
+        Learner(database, arguments.training_id, arguments.curves).run()
     except TrainingSuperseded:
         _log.warning("another learner has taken this training over")
+    except (RewardUndefined, UnfitBase) as error:
+        # Trying again would not help.
+        failed = TrainingState.TRAINING_STATE_FAILED
+        TrainingStore(database).end(arguments.training_id, failed, str(error))
     return 0
 
 

@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, insert, select
+import numpy as np
+from sqlalchemy import Connection, RowMapping, Select, and_, exists, func, insert, select
 
 from leyline.observation import spec_by_name
 from leyline.v1.decision_pb2 import SelectionMode
@@ -27,6 +28,7 @@ from simic.database.schema import (
     trainings,
     transitions,
 )
+from simic.learning.plan import STORED
 from simic.learning.training import RUNNING, change, finish, require
 from simic.learning.update import Update
 from simic.policies import registry
@@ -64,10 +66,20 @@ class LearnedVersion:
 
 @dataclass(frozen=True)
 class Episode:
-    """A whole episode: its row number, and its steps in order."""
+    """A whole episode.
+
+    Attributes:
+        row: its number among the episodes.
+        steps: in order.
+        made_by: the update that made the version which decided it; None where none of this
+            training did.
+        twin: the steps of the twin that only waits; None where the plan does not want them.
+    """
 
     row: int
     steps: Sequence[Transition]
+    made_by: int | None = None
+    twin: Sequence[Transition] | None = None
 
 
 class Lessons:
@@ -102,11 +114,15 @@ class Lessons:
             state: bytes = connection.execute(query).scalar_one()
         return state
 
-    def active(self) -> tuple[PolicyManifest, bytes] | None:
-        """The active version and its artifact, if there is one."""
+    def version(self, name: str) -> tuple[PolicyManifest, bytes] | None:
+        """A version and its artifact; the active one, if there is one, where ``name`` is empty.
+
+        Raises:
+            LeylineError: POLICY_VERSION_NOT_FOUND.
+        """
         with self._database.read() as connection:
-            version = registry.active_version(connection)
-            return None if version is None else registry.load(connection, version)
+            found = name or registry.active_version(connection)
+            return None if found is None else registry.load(connection, found)
 
     def fresh(self) -> list[Episode]:
         """The next batch, in the order in which its episodes became whole; empty until it is full.
@@ -121,23 +137,40 @@ class Lessons:
             rows = _eligible(connection, row, plan)
         if len(rows) < plan.episodes_per_update:
             return []
-        return [self._load(episode) for episode in rows]
+        return self._load(rows, plan)
 
-    def replayed(self, batches: int) -> list[Episode]:
-        """The episodes of the last ``batches`` updates, oldest first."""
+    def stored(self, number: int) -> list[Episode]:
+        """A batch for update ``number`` of what is stored, whoever decided it.
+
+        Drawn without replacement, by the plan's seed and the number, from the whole episodes that
+        fit the plan and came to their horizon; empty where there are none.
+        """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
+            plan = TrainingPlan.FromString(row["plan"])
+            rows = np.array(connection.execute(_fitting(plan)).scalars().all(), np.int64)
+        random = np.random.default_rng([plan.seed, number])
+        drawn = random.permutation(rows)[: plan.episodes_per_update]
+        return self._load([int(episode) for episode in drawn], plan)
+
+    def replayed(self, batches: int) -> list[list[Episode]]:
+        """The episodes of the last ``batches`` updates, oldest first, each batch by itself."""
+        with self._database.read() as connection:
+            row = require(connection, self._training_id)
+            plan = TrainingPlan.FromString(row["plan"])
             rows = connection.execute(
-                select(training_episodes.c.episode_id)
+                select(training_episodes.c.sequence, training_episodes.c.episode_id)
                 .join(episodes, episodes.c.id == training_episodes.c.episode_id)
                 .where(
                     training_episodes.c.training == row["id"],
                     training_episodes.c.sequence > row["updates"] - batches,
                 )
-                .order_by(episodes.c.whole_sequence)
-            ).scalars()
-            found = list(rows)
-        return [self._load(episode) for episode in found]
+                .order_by(training_episodes.c.sequence, episodes.c.whole_sequence)
+            ).all()
+        by_update: dict[int, list[int]] = {}
+        for row_of in rows:
+            by_update.setdefault(row_of.sequence, []).append(row_of.episode_id)
+        return [self._load(batch, plan) for batch in by_update.values()]
 
     def begin(self, version: LearnedVersion) -> None:
         """Store the version that the training begins with, and make it the active one.
@@ -169,13 +202,15 @@ class Lessons:
             self._publish(connection, row, version, f"update {number} of")
             training = row["id"]
             _insert_update(connection, training, number, version, update, len(batch), steps)
-            connection.execute(
-                insert(training_episodes),
-                [
-                    {"episode_id": episode.row, "training": training, "sequence": number}
-                    for episode in batch
-                ],
-            )
+            plan = TrainingPlan.FromString(row["plan"])
+            if plan.experience != STORED:
+                connection.execute(
+                    insert(training_episodes),
+                    [
+                        {"episode_id": episode.row, "training": training, "sequence": number}
+                        for episode in batch
+                    ],
+                )
             change(
                 connection,
                 training,
@@ -184,7 +219,7 @@ class Lessons:
                 transitions=row["transitions"] + steps,
                 status_message="waits for episodes",
             )
-            if number == TrainingPlan.FromString(row["plan"]).max_updates:
+            if number == plan.max_updates:
                 completed = TrainingState.TRAINING_STATE_COMPLETED
                 finish(connection, training, completed, f"made all of its {number} updates")
 
@@ -196,15 +231,74 @@ class Lessons:
         registry.activate(connection, policy_version, f"{what} training {self._training_id}")
         change(connection, row["id"], policy_version=policy_version, checkpoint=version.checkpoint)
 
-    def _load(self, episode: int) -> Episode:
-        query = (
-            select(transitions.c.payload)
-            .where(transitions.c.episode_id == episode)
-            .order_by(transitions.c.step)
-        )
+    def _load(self, rows: Sequence[int], plan: TrainingPlan) -> list[Episode]:
+        """The episodes of these row numbers, in this order."""
         with self._database.read() as connection:
-            payloads = connection.execute(query).scalars().all()
-        return Episode(episode, [Transition.FromString(payload) for payload in payloads])
+            training = require(connection, self._training_id)["id"]
+            return [_load(connection, training, row, minus_twin=plan.minus_twin) for row in rows]
+
+
+def _load(connection: Connection, training: int, row: int, *, minus_twin: bool) -> Episode:
+    made_by = (
+        select(func.max(training_updates.c.sequence))
+        .join(episodes, episodes.c.decided_by == training_updates.c.policy_version)
+        .where(training_updates.c.training == training, episodes.c.id == row)
+    )
+    return Episode(
+        row=row,
+        steps=_steps(connection, row),
+        made_by=connection.execute(made_by).scalar_one(),
+        twin=_steps(connection, _twin_of(connection, row)) if minus_twin else None,
+    )
+
+
+def _steps(connection: Connection, row: int) -> list[Transition]:
+    query = (
+        select(transitions.c.payload)
+        .where(transitions.c.episode_id == row)
+        .order_by(transitions.c.step)
+    )
+    return [Transition.FromString(payload) for payload in connection.execute(query).scalars()]
+
+
+_twins = episodes.alias("twins")
+_OF_TWIN = and_(
+    _twins.c.run_id == episodes.c.twin_run_id,
+    _twins.c.episode_index == episodes.c.twin_episode_index,
+)
+
+
+def _twin_of(connection: Connection, row: int) -> int:
+    query = select(_twins.c.id).join(episodes, _OF_TWIN).where(episodes.c.id == row)
+    found: int = connection.execute(query).scalar_one()
+    return found
+
+
+def _fitting(plan: TrainingPlan) -> Select[tuple[int]]:
+    """Whole episodes that came to their horizon, are of the plan's kind, and are not held out."""
+    query = (
+        select(episodes.c.id)
+        .where(
+            episodes.c.whole_sequence.is_not(None),
+            episodes.c.termination == Termination.TERMINATION_HORIZON,
+            episodes.c.held_out.is_(False),
+            episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
+        )
+        .order_by(episodes.c.whole_sequence)
+    )
+    if plan.slots:
+        query = query.where(episodes.c.slots == plan.slots)
+    if plan.run_id:
+        query = query.where(episodes.c.run_id == plan.run_id)
+    if plan.minus_twin:
+        query = query.where(
+            exists().where(
+                _OF_TWIN,
+                _twins.c.whole_sequence.is_not(None),
+                _twins.c.termination == Termination.TERMINATION_HORIZON,
+            )
+        )
+    return query
 
 
 def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
@@ -212,23 +306,15 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
         training_updates.c.training == row["id"]
     )
     query = (
-        select(episodes.c.id)
+        _fitting(plan)
         .where(
-            episodes.c.whole_sequence.is_not(None),
-            episodes.c.termination == Termination.TERMINATION_HORIZON,
             episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
             episodes.c.follows_registry,
-            episodes.c.held_out.is_(False),
-            episodes.c.slots == plan.slots,
-            episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
             episodes.c.decided_by.in_(own_versions),
             episodes.c.id.not_in(select(training_episodes.c.episode_id)),
         )
-        .order_by(episodes.c.whole_sequence)
         .limit(plan.episodes_per_update)
     )
-    if plan.run_id:
-        query = query.where(episodes.c.run_id == plan.run_id)
     return connection.execute(query).scalars().all()
 
 
@@ -252,5 +338,6 @@ def _insert_update(
             gradient_steps=update.gradient_steps,
             mean_return=update.mean_return,
             diagnostics=json.dumps(dict(update.diagnostics), sort_keys=True),
+            alarms=json.dumps(list(update.alarms)),
         )
     )

@@ -1,193 +1,159 @@
-"""The policy's network: the seed's two-headed perceptron, and a value network beside it."""
+"""What every policy network is to a learner, and the layout of the observations that it gets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from simic.policies.artifact import ACTION_TYPES, OBSERVATION_BOUND
-
-WAIT = 0
-"""Index of WAIT among the type logits; the others follow the order of ActionType."""
-
-HIDDEN_1 = 128
-HIDDEN_2 = 64
+from leyline.v1.observation_pb2 import ObservationSpec
+from simic.learning.distribution import Distribution
+from simic.policies.artifact import OBSERVATION_BOUND
 
 SMALLEST_SCALE = 0.1
 """A feature that hardly varied in the first batch is not magnified more than tenfold."""
 
+Weights = Mapping[str, NDArray[np.float32]]
+Network = TypeVar("Network", bound="PolicyNetwork")
+
 
 @dataclass(frozen=True)
-class Distribution:
-    """The policy's distribution over decisions, for a batch of observations.
+class Layout:
+    """How an observation is laid out: the global features, then each slot's.
 
     Attributes:
-        type_log_probs: log P(type), (batch, 4), nats.
-        slot_log_probs: log P(slot | type), (batch, 4, slots), nats. Without meaning for WAIT.
+        global_features: how many.
+        slot_features: how many a slot.
+        masked: names of features that a network must not see are turned into their places in the
+            template, global features first.
     """
 
-    type_log_probs: Tensor
-    slot_log_probs: Tensor
+    global_features: int
+    slot_features: int
+    masked: frozenset[int] = frozenset()
 
-    def log_prob(self, action_types: Tensor, slots: Tensor) -> Tensor:
-        """Log-probability of whole decisions, (batch,); a WAIT has no slot and no term for it.
-
-        Args:
-            action_types: index of each type, (batch,).
-            slots: position of each slot by depth, (batch,); any number on WAIT.
-        """
-        rows = torch.arange(len(action_types))
-        of_slot = self.slot_log_probs[rows, action_types, slots.clamp(min=0)]
-        zero = torch.zeros_like(of_slot)
-        return self.type_log_probs[rows, action_types] + torch.where(
-            action_types == WAIT, zero, of_slot
+    @classmethod
+    def of(cls, spec: ObservationSpec, masked: Iterable[str] = ()) -> Layout:
+        """The layout of a spec's observations, without the features of these names."""
+        names = [feature.name for feature in (*spec.global_features, *spec.slot_features)]
+        return cls(
+            len(spec.global_features),
+            len(spec.slot_features),
+            frozenset(names.index(name) for name in masked),
         )
 
-    def entropy(self) -> Tensor:
-        """Entropy of whole decisions, (batch,), nats."""
-        of_type = -(self.type_log_probs.exp() * self.type_log_probs).sum(-1)
-        of_slot = -(self.slot_log_probs.exp() * self.slot_log_probs).sum(-1)
-        return of_type + self._over_acting_types(self.type_log_probs, of_slot)
+    def length(self, slots: int) -> int:
+        """Numbers in an observation of so many slots."""
+        return self.global_features + slots * self.slot_features
 
-    def divergence_from(self, other: Distribution) -> Tensor:
-        """KL(other || self) over whole decisions, (batch,), nats."""
-        of_type = (other.type_log_probs.exp() * (other.type_log_probs - self.type_log_probs)).sum(
-            -1
-        )
-        of_slot = (other.slot_log_probs.exp() * (other.slot_log_probs - self.slot_log_probs)).sum(
-            -1
-        )
-        return of_type + self._over_acting_types(other.type_log_probs, of_slot)
+    def slots(self, length: int) -> int:
+        """The number of slots of an observation with so many numbers."""
+        return (length - self.global_features) // self.slot_features
 
-    @staticmethod
-    def _over_acting_types(type_log_probs: Tensor, of_slot: Tensor) -> Tensor:
-        return (type_log_probs.exp() * of_slot)[:, WAIT + 1 :].sum(-1)
+    def seen(self) -> Tensor:
+        """1 for each feature of the template that may be seen and 0 for the others."""
+        features = self.global_features + self.slot_features
+        return torch.tensor([float(place not in self.masked) for place in range(features)])
 
 
-class _Body(nn.Module):
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.hidden_1 = nn.Linear(length, HIDDEN_1)
-        self.hidden_2 = nn.Linear(HIDDEN_1, HIDDEN_2)
+class PolicyNetwork(nn.Module, ABC):
+    """A policy and a value network, each with a body of its own.
 
-    def forward(self, observations: Tensor) -> Tensor:
-        return functional.relu(self.hidden_2(functional.relu(self.hidden_1(observations))))
+    Two bodies, so that steps that only the value function may learn from (fallbacks) cannot move
+    the policy. Observations are float32 (batch, length); where episodes of several numbers of slots
+    are in one batch, shorter ones are padded at their end, and ``slots`` says how many are real.
 
-
-class _Policy(_Body):
-    def __init__(self, length: int, slots: int) -> None:
-        super().__init__(length)
-        self.type_head = nn.Linear(HIDDEN_2, ACTION_TYPES)
-        self.slot_head = nn.Linear(HIDDEN_2, slots)
-
-
-class _Value(_Body):
-    def __init__(self, length: int) -> None:
-        super().__init__(length)
-        self.head = nn.Linear(HIDDEN_2, 1)
-
-
-class MlpNetwork(nn.Module):
-    """observation → 128 → 64 → {4 types, slots}, and a value network with a body of its own.
-
-    The slot is independent of the type, as in the seed's design. Two bodies, so that steps that
-    only the value function may learn from (fallbacks) cannot move the policy.
+    Attributes:
+        name: of the network, in plans and manifests.
+        slots: the number of slots that it decides for; 0: any.
+        layout: of its observations.
+        policy: everything that the policy's loss moves.
+        value: everything that the value loss moves.
+        feasible: what predicts whether an action would be carried out; None where nothing does.
     """
 
-    name = "mlp"
+    name: ClassVar[str]
+    slots: int
+    layout: Layout
+    policy: nn.Module
+    value: nn.Module
+    feasible: nn.Module | None
     observation_mean: Tensor
     observation_scale: Tensor
+    observation_seen: Tensor
 
-    def __init__(self, length: int, slots: int, seed: int = 0) -> None:
-        """Build a network whose policy is all but uniform.
+    @abstractmethod
+    def distribution(self, observations: Tensor, slots: Tensor | None = None) -> Distribution:
+        """The policy, for observations (batch, length) of so many slots (batch,); None: all."""
 
-        Args:
-            length: numbers in an observation.
-            slots: slots to choose from.
-            seed: of the initial weights.
-        """
-        super().__init__()
-        self.length = length
-        self.slots = slots
-        self.register_buffer("observation_mean", torch.zeros(length))
-        self.register_buffer("observation_scale", torch.ones(length))
-        self.policy = _Policy(length, slots)
-        self.value = _Value(length)
-        self._initialise(torch.Generator().manual_seed(seed))
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        # Orthogonal weights and a small gain at the policy's outputs: Engstrom et al. 2020,
-        # Andrychowicz et al. 2021. No bias towards WAIT: it was measured to hurt.
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                small = name in ("policy.type_head", "policy.slot_head")
-                gain = 0.01 if small else 1.0 if name == "value.head" else 2**0.5
-                nn.init.orthogonal_(module.weight, gain, generator=generator)
-                nn.init.zeros_(module.bias)
-
-    def distribution(self, observations: Tensor) -> Distribution:
-        """The policy, for observations of shape (batch, length)."""
-        type_logits, slot_logits = self._logits(observations)
-        return Distribution(
-            type_log_probs=torch.log_softmax(type_logits, -1),
-            slot_log_probs=torch.log_softmax(slot_logits, -1),
-        )
-
-    def values(self, observations: Tensor) -> Tensor:
+    @abstractmethod
+    def values(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
         """The expected return from each observation on, (batch,), in units of the reward."""
-        features: Tensor = self.value(self._normalise(observations))
-        column: Tensor = self.value.head(features)
-        return column.squeeze(-1)
 
+    @abstractmethod
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the artifact computes: type logits, slot logits by type, values."""
-        return (*self._logits(observations), self.values(observations))
 
-    def _logits(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.policy(self._normalise(observations))
-        slot_logits = self.policy.slot_head(features).unsqueeze(1)
-        return self.policy.type_head(features), slot_logits.expand(-1, ACTION_TYPES, -1)
+    def feasibility(self, observations: Tensor) -> Tensor | None:
+        """Logits of the probability that an action is carried out, (batch, 4, slots); or None."""
+        return None
 
-    def _normalise(self, observations: Tensor) -> Tensor:
-        normalised = (observations - self.observation_mean) / self.observation_scale
-        return normalised.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND)
+    @abstractmethod
+    def take_statistics(self, observations: Tensor, slots: Tensor) -> None:
+        """Take mean and scale from ``observations`` of so many ``slots``, once and for all.
+
+        They stay as they are from then on: statistics that moved with every batch would change
+        what a served policy computes without a gradient step.
+        """
 
     @property
     def is_normalised(self) -> bool:
         """Whether the statistics of observations have been taken."""
         return bool((self.observation_mean != 0).any() or (self.observation_scale != 1).any())
 
-    def take_statistics(self, observations: Tensor) -> None:
-        """Take mean and scale from ``observations`` (batch, length), once and for all.
-
-        They stay as they are from then on: statistics that moved with every batch would change
-        what a served policy computes without a gradient step.
-        """
-        scale = observations.std(0, correction=0).clamp(min=SMALLEST_SCALE)
-        self.observation_mean.copy_(observations.mean(0))
-        self.observation_scale.copy_(scale)
-
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Everything that it computes with, by name."""
         return {name: tensor.numpy().copy() for name, tensor in self.state_dict().items()}
 
-    @classmethod
-    def from_weights(cls, weights: Mapping[str, NDArray[np.float32]]) -> MlpNetwork:
-        """The network that ``weights`` was called on.
+    def load_weights(self: Network, weights: Weights) -> Network:
+        """Itself, with what ``weights`` gave; what it does not know among them is left out.
 
         Raises:
             KeyError, RuntimeError: they are those of another network.
         """
-        length = len(weights["observation_mean"])
-        network = cls(length, len(weights["policy.slot_head.bias"]))
-        own = network.state_dict().keys()
-        network.load_state_dict(
-            {name: torch.from_numpy(weights[name]) for name in weights.keys() & own}
-        )
-        return network
+        self.load_state_dict({name: torch.from_numpy(weights[name]) for name in self.state_dict()})
+        return self
+
+    def _register_normalisation(self, seen: Tensor) -> None:
+        self.register_buffer("observation_mean", torch.zeros_like(seen))
+        self.register_buffer("observation_scale", torch.ones_like(seen))
+        self.register_buffer("observation_seen", seen)
+
+    def _initialise(self, gains: Mapping[str, float], seed: int) -> None:
+        """Orthogonal weights (Engstrom et al. 2020, Andrychowicz et al. 2021); no bias.
+
+        A bias towards WAIT was measured to hurt.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.orthogonal_(module.weight, gains.get(name, 2**0.5), generator=generator)
+                nn.init.zeros_(module.bias)
+
+
+def normalised(observations: Tensor, mean: Tensor, scale: Tensor, seen: Tensor) -> Tensor:
+    """Observations as networks compute with them; what must not be seen is 0."""
+    standard = (observations - mean) / scale
+    return standard.clamp(-OBSERVATION_BOUND, OBSERVATION_BOUND) * seen
+
+
+def statistics(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and scale of each column."""
+    scale = observations.std(0, correction=0).clamp(min=SMALLEST_SCALE)
+    return observations.mean(0), scale

@@ -1,93 +1,95 @@
-"""What to learn and how: recipes by name, and plans with every value filled in.
-
-The recipe "default" is what a study on a growth simulator found to work for this control problem;
-"demo" trades its quality for a first learned version within a minute.
-"""
+"""What to learn and how: plans with every value filled in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from chassis.errors import ErrorCode, LeylineError, Violation
-from leyline.observation import spec_names
+from leyline.observation import spec_by_name, spec_names
 from leyline.v1.learner_pb2 import TrainingPlan
-from simic.learning.reward import REWARDS
+from leyline.v1.observation_pb2 import ObservationSpec
+from simic.learning.recipes import RECIPES, BadHyperparameter, recipe_of
+from simic.learning.reward import DEFAULT_RENT, reward_names
 from simic.policies.artifact import NETWORKS
 
 ALGORITHMS = ("ppo",)
 
+ONLINE = "online"
+STORED = "stored"
+EXPERIENCE = (ONLINE, STORED)
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of the learner that a preset stands for.
+ALWAYS = "always"
+IF_NOT_WORSE = "if-not-worse"
+BY_HAND = "by-hand"
+ACTIVATIONS = (ALWAYS, IF_NOT_WORSE, BY_HAND)
 
-    Attributes:
-        episodes_per_update: whole episodes in a fresh batch.
-        replayed_batches: earlier batches that are learned from again beside the fresh one.
-        epochs: passes over the batch at most.
-        minibatches: gradient steps in a pass.
-        kl_stop: the update ends when the policy is this far from where it began, nats.
-        clip: range of the ratio within which the policy's gradient counts.
-        weight_cap: greatest weight of a step that another policy took.
-        learning_rate: of Adam, at the first update and after the last of ``annealing_updates``.
-        entropy_bonus: coefficient, likewise.
-        annealing_updates: updates over which these fall, where the plan sets no end.
-        gradient_norm: bound on the norm of each network's gradient.
-        value_coefficient: weight of the value loss.
-        discount: gamma; 1, because episodes are short and end at a horizon.
-        trace_decay: lambda of generalised advantage estimation.
-    """
+TELEMETRY = "telemetry"
+"""Stands for every feature that is measured."""
 
-    episodes_per_update: int = 8
-    replayed_batches: int = 2
-    epochs: int = 8
-    minibatches: int = 4
-    kl_stop: float = 0.045
-    clip: float = 0.2
-    weight_cap: float = 2.0
-    learning_rate: tuple[float, float] = (1e-3, 1e-4)
-    entropy_bonus: tuple[float, float] = (0.02, 0.002)
-    annealing_updates: int = 36
-    gradient_norm: float = 0.5
-    value_coefficient: float = 0.5
-    discount: float = 1.0
-    trace_decay: float = 0.95
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(),
-    # Two episodes make a noisy batch: fewer passes over it, and it is replayed once.
-    "demo": Recipe(
-        episodes_per_update=2, replayed_batches=1, epochs=4, minibatches=2, annealing_updates=20
-    ),
-}
+BOOK_KEEPING = frozenset(
+    {
+        *("epoch", "global_step", "time_left", "learning_rate", "size_ratio"),
+        *("has_seed", "seed_stage", "seed_alpha", "epochs_in_stage", "seed_cost"),
+    }
+)
+"""Features that follow from the clock, the actions and the costs; all others are measured."""
 
 _DEFAULTS = TrainingPlan(
-    preset="default",
     algorithm="ppo",
-    network="mlp",
+    network="slot-shared",
     reward="accuracy-delta",
-    observation_spec="seed",
-    slots=3,
+    rent=DEFAULT_RENT,
+    activation=ALWAYS,
+    experience=ONLINE,
 )
+_OF_PRESET = {
+    "default": TrainingPlan(observation_spec="extended"),
+    # What runs fill snapshots for where nothing else is said, and quicker to measure.
+    "demo": TrainingPlan(observation_spec="seed"),
+}
+_MLP_SLOTS = 3
 
 
 def fill(plan: TrainingPlan) -> TrainingPlan:
     """The plan with every value filled in.
 
     Raises:
-        LeylineError: INVALID_ARGUMENT naming each name that is not known, and those that are.
+        LeylineError: INVALID_ARGUMENT naming each value that cannot be, and those that can.
     """
-    filled = TrainingPlan()
-    filled.CopyFrom(_DEFAULTS)
+    preset = plan.preset or "default"
+    filled = TrainingPlan(preset=preset)
+    filled.MergeFrom(_DEFAULTS)
+    filled.MergeFrom(_OF_PRESET.get(preset, _OF_PRESET["default"]))
     filled.MergeFrom(plan)
     violations = list(_unknown_names(filled))
+    if not violations:
+        violations = list(_unfit_values(filled))
     if violations:
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=violations)
-    if not filled.episodes_per_update:
-        filled.episodes_per_update = RECIPES[filled.preset].episodes_per_update
+    recipe = recipe_of(filled)
+    filled.episodes_per_update = recipe.episodes_per_update
+    filled.evaluation_episodes = recipe.evaluation_episodes
+    if filled.network == "mlp" and not filled.slots:
+        filled.slots = _MLP_SLOTS
     return filled
+
+
+def masked_features(plan: TrainingPlan) -> frozenset[str]:
+    """The names of the features that the plan's network must not see.
+
+    Raises:
+        KeyError: with a name that the spec does not have.
+    """
+    names = _feature_names(spec_by_name(plan.observation_spec))
+    found: set[str] = set()
+    for name in plan.masked_features:
+        if name == TELEMETRY:
+            found |= names - BOOK_KEEPING
+        elif name in names:
+            found.add(name)
+        else:
+            raise KeyError(name)
+    return frozenset(found)
 
 
 def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
@@ -95,10 +97,29 @@ def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
         "preset": RECIPES,
         "algorithm": ALGORITHMS,
         "network": NETWORKS,
-        "reward": REWARDS,
+        "reward": reward_names(),
         "observation_spec": spec_names(),
+        "activation": ACTIVATIONS,
+        "experience": EXPERIENCE,
     }
     for field, names in known.items():
         value = getattr(plan, field)
         if value not in names:
             yield Violation(f"plan.{field}", f"there is no {value!r}; known: {', '.join(names)}")
+
+
+def _unfit_values(plan: TrainingPlan) -> Iterable[Violation]:
+    try:
+        recipe_of(plan)
+    except BadHyperparameter as error:
+        yield Violation("plan.hyperparameters", str(error))
+    try:
+        masked_features(plan)
+    except KeyError as error:
+        names = sorted(_feature_names(spec_by_name(plan.observation_spec)))
+        described = f"there is no {error.args[0]!r}; known: {TELEMETRY}, {', '.join(names)}"
+        yield Violation("plan.masked_features", described)
+
+
+def _feature_names(spec: ObservationSpec) -> set[str]:
+    return {feature.name for feature in (*spec.global_features, *spec.slot_features)}

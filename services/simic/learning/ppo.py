@@ -4,6 +4,10 @@ Replayed steps were decided by policies that are several updates old. The proxim
 the update must not leave, is therefore decoupled from the behaviour policy, which decided (Hilton
 et al. 2022): the ratio is clipped against the policy as it stands when the update begins, and a
 step weighs min(proximal / behaviour, 2). With a fresh batch of the current version both are one.
+
+The value network learns apart from the policy, from more batches and by fewer gradient steps: many
+passes over a small batch make it learn that batch's chance by heart, and the advantages of what is
+replayed would vanish.
 """
 
 from __future__ import annotations
@@ -13,60 +17,64 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn, optim
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from simic.learning.network import WAIT, Distribution, MlpNetwork
-from simic.learning.plan import Recipe
-from simic.learning.rollout import Trajectory, explained_variance, mean_decision_share
+from simic.learning.batch import Steps
+from simic.learning.diagnostics import of_batch
+from simic.learning.distribution import Distribution
+from simic.learning.feasibility import learn_feasibility
+from simic.learning.network import PolicyNetwork
+from simic.learning.recipes import PpoRecipe
+from simic.learning.rollout import Trajectory, explained_variance
 from simic.learning.update import Update
+
+POLICY = "policy"
+VALUE = "value"
+FEASIBILITY = "feasibility"
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The steps of all episodes of an update, one after the other: N rows.
+class Lesson:
+    """What the policy's gradient is computed from: N steps.
 
     Attributes:
-        observations: (N, length).
-        action_types, slots: what was decided, (N,).
-        by_policy: whether the step counts for the policy, (N,).
+        steps: the episodes'.
         weights: min(proximal / behaviour, cap) of each decision, (N,).
         proximal: the policy when the update began.
         proximal_log_probs: log-probability of each decision under it, (N,), nats.
         advantages: normalised over the steps that count for the policy, (N,).
-        returns: targets of the value function, (N,), in units of the reward.
     """
 
-    observations: Tensor
-    action_types: Tensor
-    slots: Tensor
-    by_policy: Tensor
+    steps: Steps
     weights: Tensor
     proximal: Distribution
     proximal_log_probs: Tensor
     advantages: Tensor
-    returns: Tensor
 
 
 class Ppo:
-    """The learner: a network, its optimiser, and how they change with a batch of episodes."""
+    """The learner: a network, its optimisers, and how they change with a batch of episodes."""
 
-    def __init__(self, network: MlpNetwork, recipe: Recipe, updates_planned: int = 0) -> None:
+    def __init__(self, network: PolicyNetwork, recipe: PpoRecipe, updates_planned: int = 0) -> None:
         """Learn with ``recipe``; rates fall over ``updates_planned``, or over its own number."""
         self.network = network
         self.recipe = recipe
+        self.batches = max(recipe.replayed_batches, recipe.value_batches)
         self._annealing_updates = updates_planned or recipe.annealing_updates
-        # eps as in the original implementation (Huang et al. 2022, detail 3).
-        self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=recipe.learning_rate[0], eps=1e-5, foreach=False
-        )
+        self.optimizers = {
+            POLICY: _adam(network.policy, recipe.learning_rate),
+            VALUE: _adam(network.value, recipe.learning_rate),
+        }
+        if network.feasible is not None:
+            rate = recipe.feasibility_learning_rate
+            self.optimizers[FEASIBILITY] = _adam(network.feasible, rate)
 
     def update(
         self,
         fresh: Sequence[Trajectory],
-        replayed: Sequence[Trajectory],
+        earlier: Sequence[Sequence[Trajectory]],
         number: int,
         seed: int = 0,
     ) -> Update:
@@ -74,148 +82,154 @@ class Ppo:
 
         Args:
             fresh: episodes that were not learned from yet.
-            replayed: episodes of the batches before.
+            earlier: the batches before, oldest first.
             number: of this update, from 1.
             seed: of the training; with ``number`` it seeds the order of the steps.
         """
         recipe = self.recipe
+        replayed = _last(earlier, recipe.replayed_batches)
+        steps = Steps.of([*replayed, *fresh])
         if not self.network.is_normalised:
             # At the first batch: the policy is uniform to within a percent, and hardly notices.
-            self.network.take_statistics(_rows([each.observations for each in fresh]))
-        batch, values = self.prepare([*fresh, *replayed])
-        new = slice(sum(len(each) for each in fresh))
-        explained = explained_variance(values[new], batch.returns[new].double().numpy())
+            self.network.take_statistics(steps.observations, steps.slots_seen)
         progress = min(1.0, (number - 1) / max(1, self._annealing_updates - 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = _between(recipe.learning_rate, progress)
-        entropy_bonus = _between(recipe.entropy_bonus, progress)
+        for name in (POLICY, VALUE):
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = _between(recipe.learning_rate, recipe.final_learning_rate, progress)
         generator = torch.Generator().manual_seed(_shuffling_seed(seed, number))
 
-        steps: list[dict[str, float]] = []
-        divergence = 0.0
-        for _epoch in range(recipe.epochs):
-            order = torch.randperm(len(batch.returns), generator=generator)
-            for rows in order.chunk(recipe.minibatches):
-                steps.append(self._step(batch, rows, entropy_bonus))
-            divergence = self._divergence(batch)
-            if divergence > recipe.kl_stop:
-                break
+        found = {}
+        if FEASIBILITY in self.optimizers:
+            found["feasibility_loss"] = learn_feasibility(
+                self.network,
+                self.optimizers[FEASIBILITY],
+                steps,
+                recipe.feasibility_steps,
+                generator,
+            )
+        lesson, explained = self.prepare(steps, sum(len(each) for each in fresh))
+        bonus = _between(recipe.entropy_bonus, recipe.final_entropy_bonus, progress)
+        gradient_steps, of_policy = self._learn_policy(lesson, bonus, generator)
+        kept = [*_last(earlier, recipe.value_batches), *fresh]
         return Update(
-            gradient_steps=len(steps),
+            gradient_steps=gradient_steps,
             mean_return=float(np.mean([each.rewards.sum() for each in fresh])),
             diagnostics={
-                **{name: float(np.mean([step[name] for step in steps])) for name in steps[0]},
-                "kl": divergence,
+                **of_policy,
+                **found,
+                **of_batch(fresh),
+                "value_loss": self._learn_values(Steps.of(kept), generator),
                 "explained_variance": explained,
-                "wait_share": mean_decision_share(fresh, WAIT),
-                "no_op_rate": float(np.mean(np.concatenate([each.no_ops for each in fresh]))),
-                "gradient_steps": float(len(steps)),
+                "gradient_steps": float(gradient_steps),
             },
         )
 
     @torch.no_grad()
-    def prepare(self, trajectories: Sequence[Trajectory]) -> tuple[Batch, NDArray[np.float64]]:
-        """The rows to learn from, and the values that the network gives them now."""
-        observations = _rows([each.observations for each in trajectories])
-        action_types = _rows([each.action_types for each in trajectories])
-        slots = _rows([each.slots for each in trajectories])
-        by_policy = _rows([each.by_policy for each in trajectories])
-        behaviour = _rows([each.behaviour_log_probs for each in trajectories])
-
-        proximal = self.network.distribution(observations)
-        proximal_log_probs = proximal.log_prob(action_types, slots)
-        weights = (proximal_log_probs.double() - behaviour).exp().float()
-        values = self.network.values(observations).double().numpy()
-
-        lengths = [len(each) for each in trajectories]
-        by_episode = np.split(values, np.cumsum(lengths)[:-1])
-        advantages = np.concatenate(
-            [
-                advantages_of(each.rewards, own, self.recipe.discount, self.recipe.trace_decay)
-                for each, own in zip(trajectories, by_episode, strict=True)
-            ]
+    def prepare(self, steps: Steps, fresh: int) -> tuple[Lesson, float]:
+        """The lesson in ``steps``; and the explained variance of the last ``fresh`` of them."""
+        proximal = self.network.distribution(steps.observations, steps.slots_seen)
+        proximal_log_probs = proximal.log_prob(steps.action_types, steps.slots)
+        weights = (proximal_log_probs.double() - steps.behaviour_log_probs).exp().float()
+        values = steps.values(self.network)
+        advantages = steps.advantages(values, self.recipe.discount, self.recipe.trace_decay)
+        lesson = Lesson(
+            steps=steps,
+            weights=weights.clamp(max=self.recipe.weight_cap),
+            proximal=proximal,
+            proximal_log_probs=proximal_log_probs,
+            advantages=_normalise(torch.from_numpy(advantages).float(), steps.by_policy),
         )
-        returns = advantages + values
-        return (
-            Batch(
-                observations=observations,
-                action_types=action_types,
-                slots=slots,
-                by_policy=by_policy,
-                weights=weights.clamp(max=self.recipe.weight_cap),
-                proximal=proximal,
-                proximal_log_probs=proximal_log_probs,
-                advantages=_normalise(torch.from_numpy(advantages).float(), by_policy),
-                returns=torch.from_numpy(returns).float(),
-            ),
-            values,
-        )
+        new = slice(len(steps) - fresh, None)
+        return lesson, explained_variance(values[new], (advantages + values)[new])
 
-    def _step(self, batch: Batch, rows: Tensor, entropy_bonus: float) -> dict[str, float]:
+    def _learn_policy(
+        self, lesson: Lesson, entropy_bonus: float, generator: torch.Generator
+    ) -> tuple[int, dict[str, float]]:
+        """Improve the policy until it is too far from where it began; steps and diagnostics."""
+        taken: list[dict[str, float]] = []
+        divergence = 0.0
+        for _epoch in range(self.recipe.epochs):
+            order = torch.randperm(len(lesson.steps), generator=generator)
+            for rows in order.chunk(self.recipe.minibatches):
+                taken.append(self._policy_step(lesson, rows, entropy_bonus))
+            divergence = self._divergence(lesson)
+            if divergence > self.recipe.kl_stop:
+                break
+        means = {name: float(np.mean([step[name] for step in taken])) for name in taken[0]}
+        return len(taken), {**means, "kl": divergence}
+
+    def _policy_step(self, lesson: Lesson, rows: Tensor, entropy_bonus: float) -> dict[str, float]:
         """One gradient step on a minibatch of rows."""
-        recipe = self.recipe
-        observations = batch.observations[rows]
-        distribution = self.network.distribution(observations)
-        log_probs = distribution.log_prob(batch.action_types[rows], batch.slots[rows])
-        ratio = (log_probs - batch.proximal_log_probs[rows]).exp()
-        clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
-        advantages = batch.advantages[rows]
-        gain = batch.weights[rows] * torch.minimum(ratio * advantages, clipped * advantages)
+        clip, steps = self.recipe.clip, lesson.steps
+        distribution = self.network.distribution(steps.observations[rows], steps.slots_seen[rows])
+        log_probs = distribution.log_prob(steps.action_types[rows], steps.slots[rows])
+        ratio = (log_probs - lesson.proximal_log_probs[rows]).exp()
+        advantages = lesson.advantages[rows]
+        clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+        gain = lesson.weights[rows] * torch.minimum(ratio * advantages, clipped)
 
         # Steps that no policy decided are left out of everything that moves the policy.
-        counts = batch.by_policy[rows].float()
+        counts = steps.by_policy[rows].float()
         total = counts.sum().clamp(min=1)
         policy_loss = -(gain * counts).sum() / total
-        entropy = (distribution.entropy() * counts).sum() / total
-        # Huber, so that one interval that went wrong does not drown the others.
-        value_loss = functional.smooth_l1_loss(
-            self.network.values(observations), batch.returns[rows]
-        )
-        loss = policy_loss - entropy_bonus * entropy + recipe.value_coefficient * value_loss
+        of_type = (distribution.type_entropy() * counts).sum() / total
+        of_slot = (distribution.slot_entropy() * counts).sum() / total
+        loss = policy_loss - entropy_bonus * (of_type + of_slot)
+        self._descend(POLICY, self.network.policy, loss)
 
-        self.optimizer.zero_grad()
-        loss.backward()
-        for part in (self.network.policy, self.network.value):
-            clip_grad_norm_(part.parameters(), recipe.gradient_norm)
-        self.optimizer.step()
-
-        outside = ((ratio - 1).abs() > recipe.clip).float()
+        outside = ((ratio - 1).abs() > clip).float()
         return {
             "policy_loss": policy_loss.item(),
-            "value_loss": value_loss.item(),
-            "entropy": entropy.item(),
+            "entropy": (of_type + of_slot).item(),
+            "entropy_type": of_type.item(),
+            "entropy_slot": of_slot.item(),
             "clip_fraction": ((outside * counts).sum() / total).item(),
         }
 
+    def _learn_values(self, steps: Steps, generator: torch.Generator) -> float:
+        """Fit the value network to the returns of ``steps`` as it estimates them now; its loss."""
+        recipe = self.recipe
+        values = steps.values(self.network)
+        returns = steps.advantages(values, recipe.discount, recipe.trace_decay) + values
+        targets = torch.from_numpy(returns).float()
+        losses = []
+        for _ in range(recipe.value_steps):
+            rows = torch.randint(len(steps), (recipe.value_rows,), generator=generator)
+            predicted = self.network.values(steps.observations[rows], steps.slots_seen[rows])
+            # Huber, so that one interval that went wrong does not drown the others.
+            loss = functional.smooth_l1_loss(predicted, targets[rows])
+            self._descend(VALUE, self.network.value, loss)
+            losses.append(loss.item())
+        return float(np.mean(losses)) if losses else 0.0
+
+    def _descend(self, name: str, part: nn.Module, loss: Tensor) -> None:
+        optimizer = self.optimizers[name]
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(part.parameters(), self.recipe.gradient_norm)
+        optimizer.step()
+
     @torch.no_grad()
-    def _divergence(self, batch: Batch) -> float:
+    def _divergence(self, lesson: Lesson) -> float:
         """KL of the proximal policy from the current one, mean over the policy's steps, nats.
 
         Exact, because both distributions are at hand: an estimate from the sampled decisions
         would be noisier than the bound that it is compared with.
         """
-        if not batch.by_policy.any():
+        steps = lesson.steps
+        if not steps.by_policy.any():
             return 0.0
-        current = self.network.distribution(batch.observations)
-        return current.divergence_from(batch.proximal)[batch.by_policy].mean().item()
+        current = self.network.distribution(steps.observations, steps.slots_seen)
+        return current.divergence_from(lesson.proximal)[steps.by_policy].mean().item()
 
 
-def advantages_of(
-    rewards: NDArray[np.float64], values: NDArray[np.float64], discount: float, trace_decay: float
-) -> NDArray[np.float64]:
-    """Generalised advantage estimates of one episode (Schulman et al. 2016), (T,).
+def _adam(part: nn.Module, learning_rate: float) -> optim.Adam:
+    # eps as in the original implementation (Huang et al. 2022, detail 3).
+    return optim.Adam(part.parameters(), lr=learning_rate, eps=1e-5, foreach=False)
 
-    The value behind the last step is 0: the episode is over at its horizon, and the observation
-    holds how far that is.
-    """
-    following = np.append(values[1:], 0.0)
-    errors = rewards + discount * following - values
-    advantages = np.zeros_like(errors)
-    advantage = 0.0
-    for step in reversed(range(len(errors))):
-        advantage = errors[step] + discount * trace_decay * advantage
-        advantages[step] = advantage
-    return advantages
+
+def _last(batches: Sequence[Sequence[Trajectory]], count: int) -> list[Trajectory]:
+    return [each for batch in batches[len(batches) - min(count, len(batches)) :] for each in batch]
 
 
 def _normalise(advantages: Tensor, by_policy: Tensor) -> Tensor:
@@ -225,12 +239,8 @@ def _normalise(advantages: Tensor, by_policy: Tensor) -> Tensor:
     return (advantages - counted.mean()) / (counted.std() + 1e-8)
 
 
-def _rows(parts: Sequence[NDArray[np.generic]]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts))
-
-
-def _between(ends: tuple[float, float], progress: float) -> float:
-    return ends[0] + (ends[1] - ends[0]) * progress
+def _between(first: float, last: float, progress: float) -> float:
+    return first + (last - first) * progress
 
 
 def _shuffling_seed(seed: int, number: int) -> int:

@@ -130,6 +130,7 @@ class TrainingStore:
                 gradient_steps=row.gradient_steps,
                 mean_return=row.mean_return,
                 diagnostics=json.loads(row.diagnostics),
+                alarms=json.loads(row.alarms),
             )
             for row in rows
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -14,8 +14,10 @@ class Update:
         gradient_steps: taken; never 0.
         mean_return: of the fresh batch's episodes, in units of the reward.
         diagnostics: by the names that TrainingSummary lists.
+        alarms: what somebody should look at, for people.
     """
 
     gradient_steps: int
     mean_return: float
     diagnostics: Mapping[str, float]
+    alarms: Sequence[str] = ()

@@ -8,7 +8,7 @@ with this module, so nothing in it needs torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.observation import fingerprint, vector_length
 from leyline.v1.registry_pb2 import PolicyManifest
 
-NETWORKS = ("mlp",)
+NETWORKS = ("slot-shared", "mlp")
 """Networks that have a graph here, and whose versions are named by it."""
 
 OPSET = 17
@@ -48,16 +48,13 @@ def mlp_model(weights: Weights) -> ModelProto:
     length = weights["observation_mean"].shape[0]
     slots = weights["policy.slot_head.bias"].shape[0]
     constants: dict[str, NDArray[Any]] = {
-        "lower": np.array(-OBSERVATION_BOUND, np.float32),
-        "upper": np.array(OBSERVATION_BOUND, np.float32),
+        **_BOUNDS,
         "type_axis": np.array([1], np.int64),
         "for_each_type": np.array([1, ACTION_TYPES, 1], np.int64),
         "value_axis": np.array([1], np.int64),
     }
     nodes = [
-        helper.make_node("Sub", ["observation", "observation_mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "observation_scale"], ["scaled"]),
-        helper.make_node("Clip", ["scaled", "lower", "upper"], ["normalised"]),
+        *_normalisation("observation", "", "normalised"),
         *_body("policy"),
         _linear("policy.features", "policy.type_head", "type_logits"),
         _linear("policy.features", "policy.slot_head", "slot_row"),
@@ -67,8 +64,89 @@ def mlp_model(weights: Weights) -> ModelProto:
         _linear("value.features", "value.head", "value_column"),
         helper.make_node("Squeeze", ["value_column", "value_axis"], ["value"]),
     ]
+    return _model(nodes, {**constants, **weights}, length, slots)
+
+
+def slot_shared_model(weights: Weights) -> ModelProto:
+    """The graph of a ``SlotSharedNetwork`` with these weights.
+
+    Args:
+        weights: its state by name, as ``SlotSharedNetwork.weights`` gives it.
+
+    Returns:
+        A model as ``mlp_model``'s, whose length and slots are left open.
+    """
+    features = weights["feasible.hidden.weight"].shape[1]
+    of_all = weights["observation_mean"].shape[0] - features
+    context = of_all + features
+    constants: dict[str, NDArray[Any]] = {
+        **_BOUNDS,
+        "start": np.array([0], np.int64),
+        "of_all": np.array([of_all], np.int64),
+        "context": np.array([context], np.int64),
+        "one": np.array([1], np.int64),
+        "end": np.array([np.iinfo(np.int64).max], np.int64),
+        "features_axis": np.array([1], np.int64),
+        "slots_axis": np.array([1], np.int64),
+        "by_slot": np.array([0, -1, features], np.int64),
+    }
+    nodes = [
+        # Global features in front, then each slot's: [batch, global] and [batch, slots, features].
+        _slice("observation", "start", "of_all", "features_axis", "all_raw"),
+        _slice("observation", "of_all", "end", "features_axis", "slots_flat"),
+        helper.make_node("Reshape", ["slots_flat", "by_slot"], ["slots_raw"]),
+        *(
+            _slice(f"observation_{name}", first, last, "start", f"{part}_{name}")
+            for name in ("mean", "scale", "seen")
+            for part, first, last in (("all", "start", "of_all"), ("slots", "of_all", "end"))
+        ),
+        *_normalisation("all_raw", "all_", "all"),
+        *_normalisation("slots_raw", "slots_", "slots"),
+        helper.make_node("ReduceMean", ["slots"], ["slots_average"], axes=[1], keepdims=0),
+        helper.make_node("Concat", ["all", "slots_average"], ["shared"], axis=1),
+        *_encoder("policy"),
+        *_encoder("value"),
+        *_each("slots", "feasible.hidden", "feasible.sum"),
+        helper.make_node("Tanh", ["feasible.sum"], ["feasible.features"]),
+        *_each("feasible.features", "feasible.head", "feasible.logits"),
+        helper.make_node("Neg", ["feasible.logits"], ["feasible.against"]),
+        helper.make_node("Softplus", ["feasible.against"], ["feasible.cost"]),
+        *_each("policy.features", "policy.act", "act_wanted"),
+        helper.make_node("Sub", ["act_wanted", "feasible.cost"], ["act_by_slot"]),
+        helper.make_node("Transpose", ["act_by_slot"], ["act"], perm=[0, 2, 1]),
+        _linear("policy.mean", "policy.wait", "wait"),
+        helper.make_node("ReduceLogSumExp", ["act"], ["act_types"], axes=[2], keepdims=0),
+        helper.make_node("Concat", ["wait", "act_types"], ["type_logits"], axis=1),
+        # A WAIT names no slot: its row is of zeros.
+        _slice("act", "start", "one", "slots_axis", "act_row"),
+        helper.make_node("Sub", ["act_row", "act_row"], ["no_slot"]),
+        helper.make_node("Concat", ["no_slot", "act"], ["slot_logits"], axis=1),
+        _linear("value.mean", "value.head", "value_column"),
+        helper.make_node("Squeeze", ["value_column", "features_axis"], ["value"]),
+    ]
+    return _model(nodes, {**constants, **weights}, "length", "slots")
+
+
+MODELS: Mapping[str, Callable[[Weights], ModelProto]] = {
+    "mlp": mlp_model,
+    "slot-shared": slot_shared_model,
+}
+"""Graphs by the network's name."""
+
+_BOUNDS: Mapping[str, NDArray[Any]] = {
+    "lower": np.array(-OBSERVATION_BOUND, np.float32),
+    "upper": np.array(OBSERVATION_BOUND, np.float32),
+}
+
+
+def _model(
+    nodes: Iterable[NodeProto],
+    initializers: Mapping[str, NDArray[Any]],
+    length: int | str,
+    slots: int | str,
+) -> ModelProto:
     graph = helper.make_graph(
-        nodes,
+        list(nodes),
         "policy",
         inputs=[_tensor("observation", "batch", length)],
         outputs=[
@@ -77,13 +155,59 @@ def mlp_model(weights: Weights) -> ModelProto:
             _tensor("value", "batch"),
         ],
         initializer=[
-            numpy_helper.from_array(array, name)
-            for name, array in sorted({**constants, **weights}.items())
+            numpy_helper.from_array(array, name) for name, array in sorted(initializers.items())
         ],
     )
     return helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
     )
+
+
+def _normalisation(source: str, part: str, result: str) -> Iterable[NodeProto]:
+    prefix = part or "observation_"
+    yield helper.make_node("Sub", [source, f"{prefix}mean"], [f"{part}centred"])
+    yield helper.make_node("Div", [f"{part}centred", f"{prefix}scale"], [f"{part}scaled"])
+    yield helper.make_node("Clip", [f"{part}scaled", "lower", "upper"], [f"{part}bounded"])
+    yield helper.make_node("Mul", [f"{part}bounded", f"{prefix}seen"], [result])
+
+
+def _encoder(network: str) -> Iterable[NodeProto]:
+    """Features of each slot [batch, slots, hidden], and their mean [batch, hidden].
+
+    What all slots share goes through its part of the first layer once, and is then added to each.
+    """
+    layer = f"{network}.hidden_1"
+    yield _slice(f"{layer}.weight", "start", "context", "features_axis", f"{layer}.of_shared")
+    yield _slice(f"{layer}.weight", "context", "end", "features_axis", f"{layer}.of_slot")
+    yield helper.make_node(
+        "Gemm",
+        ["shared", f"{layer}.of_shared", f"{layer}.bias"],
+        [f"{network}.shared_row"],
+        transB=1,
+    )
+    yield helper.make_node(
+        "Unsqueeze", [f"{network}.shared_row", "slots_axis"], [f"{network}.shared"]
+    )
+    yield helper.make_node("Transpose", [f"{layer}.of_slot"], [f"{layer}.turned"], perm=[1, 0])
+    yield helper.make_node("MatMul", ["slots", f"{layer}.turned"], [f"{network}.own"])
+    yield helper.make_node("Add", [f"{network}.own", f"{network}.shared"], [f"{network}.sum_1"])
+    yield helper.make_node("Tanh", [f"{network}.sum_1"], [f"{network}.hidden"])
+    yield from _each(f"{network}.hidden", f"{network}.hidden_2", f"{network}.sum_2")
+    yield helper.make_node("Tanh", [f"{network}.sum_2"], [f"{network}.features"])
+    yield helper.make_node(
+        "ReduceMean", [f"{network}.features"], [f"{network}.mean"], axes=[1], keepdims=0
+    )
+
+
+def _each(source: str, layer: str, result: str) -> Iterable[NodeProto]:
+    """A linear layer for every slot."""
+    yield helper.make_node("Transpose", [f"{layer}.weight"], [f"{layer}.turned"], perm=[1, 0])
+    yield helper.make_node("MatMul", [source, f"{layer}.turned"], [f"{result}.product"])
+    yield helper.make_node("Add", [f"{result}.product", f"{layer}.bias"], [result])
+
+
+def _slice(source: str, first: str, last: str, axis: str, result: str) -> NodeProto:
+    return helper.make_node("Slice", [source, first, last, axis], [result])
 
 
 def _body(network: str) -> Iterable[NodeProto]:

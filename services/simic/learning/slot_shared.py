@@ -1,0 +1,174 @@
+"""One encoder for all slots: a policy for any number of them.
+
+Every slot is seen by the same weights, beside the global features and the mean over all slots, so
+that permuting the slots permutes the decision (a DeepSets-like equivariant layer; Zaheer et al.
+2017). One softmax runs over WAIT and every pair of type and slot; P(type) and P(slot | type) are
+written out from it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simic.learning.distribution import Distribution
+from simic.learning.network import Layout, PolicyNetwork, normalised, statistics
+from simic.policies.artifact import ACTION_TYPES
+
+HIDDEN = 64
+ACTING_TYPES = ACTION_TYPES - 1
+"""GERMINATE, ADVANCE, CULL: the types that need a slot."""
+
+OUT_OF_REACH = -1e9
+"""Logit of a slot that is not there."""
+
+
+class _Encoder(nn.Module):
+    """Features of each slot (batch, slots, hidden), given global and slots' observations."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.hidden_1 = nn.Linear(layout.global_features + 2 * layout.slot_features, HIDDEN)
+        self.hidden_2 = nn.Linear(HIDDEN, HIDDEN)
+
+    def forward(self, of_all: Tensor, of_slots: Tensor, present: Tensor) -> Tensor:
+        mean = _mean_over(of_slots, present)
+        slots = of_slots.shape[1]
+        context = torch.cat([of_all, mean], -1).unsqueeze(1).expand(-1, slots, -1)
+        joined = torch.cat([context, of_slots], -1)
+        return torch.tanh(self.hidden_2(torch.tanh(self.hidden_1(joined))))
+
+
+class _Policy(_Encoder):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self.act = nn.Linear(HIDDEN, ACTING_TYPES)
+        self.wait = nn.Linear(HIDDEN, 1)
+
+
+class _Value(_Encoder):
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self.head = nn.Linear(HIDDEN, 1)
+
+
+class _Feasibility(nn.Module):
+    """Whether an action at a slot would be carried out, from what is seen of the slot alone."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(layout.slot_features, HIDDEN)
+        self.head = nn.Linear(HIDDEN, ACTING_TYPES)
+
+    def forward(self, of_slots: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.tanh(self.hidden(of_slots)))
+        return logits
+
+
+class SlotSharedNetwork(PolicyNetwork):
+    """[global, slot, mean of slots] → 64 → 64 for every slot, and a learned feasibility head.
+
+    The head predicts from wasted turns whether an action would be a no-op. Its log-sigmoid is
+    added to the logits: no hard mask, no penalty. Nothing but its own loss moves it.
+    """
+
+    name = "slot-shared"
+    policy: _Policy
+    value: _Value
+    feasible: _Feasibility
+
+    def __init__(self, layout: Layout, seed: int = 0) -> None:
+        """Build a network whose policy is all but uniform over WAIT and every type and slot.
+
+        Args:
+            layout: of the observations.
+            seed: of the initial weights.
+        """
+        super().__init__()
+        self.slots = 0
+        self.layout = layout
+        self._register_normalisation(layout.seen())
+        self.policy = _Policy(layout)
+        self.value = _Value(layout)
+        self.feasible = _Feasibility(layout)
+        gains = {"policy.act": 0.01, "policy.wait": 0.01, "value.head": 1.0, "feasible.head": 0.01}
+        self._initialise(gains, seed)
+
+    def distribution(self, observations: Tensor, slots: Tensor | None = None) -> Distribution:
+        """The policy, for observations (batch, length) of so many slots (batch,); None: all."""
+        type_logits, slot_logits = self._logits(observations, slots)
+        return Distribution(
+            type_log_probs=torch.log_softmax(type_logits, -1),
+            slot_log_probs=torch.log_softmax(slot_logits, -1),
+        )
+
+    def values(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
+        """The expected return from each observation on, (batch,), in units of the reward."""
+        of_all, of_slots = self._parts(observations)
+        present = _present(of_slots, slots)
+        features = self.value(of_all, of_slots, present)
+        column: Tensor = self.value.head(_mean_over(features, present))
+        return column.squeeze(-1)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the artifact computes: type logits, slot logits by type, values."""
+        return (*self._logits(observations, None), self.values(observations))
+
+    def feasibility(self, observations: Tensor) -> Tensor:
+        """Logits of the probability that an action is carried out, (batch, 4, slots); WAIT: 0."""
+        _, of_slots = self._parts(observations)
+        return functional.pad(self.feasible(of_slots).transpose(1, 2), (0, 0, 1, 0))
+
+    def take_statistics(self, observations: Tensor, slots: Tensor) -> None:
+        """Take mean and scale: one of each for each feature of the template."""
+        features = self.layout.global_features
+        of_slots = observations[:, features:].unflatten(1, (-1, self.layout.slot_features))
+        present = _present(of_slots, slots).squeeze(-1).bool()
+        for place, columns in (
+            (slice(None, features), observations[:, :features]),
+            (slice(features, None), of_slots[present]),
+        ):
+            self.observation_mean[place], self.observation_scale[place] = statistics(columns)
+
+    def _logits(self, observations: Tensor, slots: Tensor | None) -> tuple[Tensor, Tensor]:
+        of_all, of_slots = self._parts(observations)
+        present = _present(of_slots, slots)
+        features = self.policy(of_all, of_slots, present)
+        feasible = functional.logsigmoid(self.feasible(of_slots)).detach()
+        act = (self.policy.act(features) + feasible).masked_fill(present == 0, OUT_OF_REACH)
+        act = act.transpose(1, 2)
+        wait = self.policy.wait(_mean_over(features, present))
+        type_logits = torch.cat([wait, act.logsumexp(-1)], -1)
+        return type_logits, functional.pad(act, (0, 0, 1, 0))
+
+    def _parts(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Global features (batch, features), and slots' (batch, slots, features), normalised."""
+        features = self.layout.global_features
+        of_all = normalised(
+            observations[:, :features],
+            self.observation_mean[:features],
+            self.observation_scale[:features],
+            self.observation_seen[:features],
+        )
+        of_slots = normalised(
+            observations[:, features:].unflatten(1, (-1, self.layout.slot_features)),
+            self.observation_mean[features:],
+            self.observation_scale[features:],
+            self.observation_seen[features:],
+        )
+        return of_all, of_slots
+
+
+def _present(of_slots: Tensor, slots: Tensor | None) -> Tensor:
+    """1 where a slot is there and 0 where it is padding, (batch, slots, 1)."""
+    batch, most = of_slots.shape[:2]
+    if slots is None:
+        return torch.ones(batch, most, 1, dtype=of_slots.dtype)
+    there = torch.arange(most) < slots.unsqueeze(-1)
+    return there.to(of_slots.dtype).unsqueeze(-1)
+
+
+def _mean_over(of_slots: Tensor, present: Tensor) -> Tensor:
+    """Mean over the slots that are there, (batch, features)."""
+    return (of_slots * present).sum(1) / present.sum(1)
