@@ -112,13 +112,17 @@ class Learner:
             if progress.stop_requested:
                 stopped = TrainingState.TRAINING_STATE_STOPPED
                 self._store.end(self._training_id, stopped, "stopped on request")
-            elif batch := self._lessons.fresh():
+            elif (batch := self._lessons.fresh()) is not None:
                 self._learn(progress, batch)
             else:
                 time.sleep(POLL_S)
 
     def _learn(self, progress: Progress, batch: Sequence[Episode]) -> None:
         number = progress.updates + 1
+        if not batch:
+            when_there_is_room(lambda: self._lessons.pass_over(number))
+            _log.info("update without episodes", update=number)
+            return
         replayed = self._lessons.replayed(self._recipe.replayed_batches)
         update = self._ppo.update(
             [self._trajectory(episode) for episode in batch],

@@ -8,10 +8,10 @@ update, and one that was presumed dead cannot spoil what its successor does.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, RowMapping, insert, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select
 
 from leyline.observation import spec_by_name
 from leyline.v1.decision_pb2 import SelectionMode
@@ -27,7 +27,8 @@ from simic.database.schema import (
     trainings,
     transitions,
 )
-from simic.learning.training import RUNNING, change, finish, require
+from simic.learning import order
+from simic.learning.training import RUNNING, WAITS_FOR_EPISODES, change, finish, require
 from simic.learning.update import Update
 from simic.policies import registry
 
@@ -108,25 +109,35 @@ class Lessons:
             version = registry.active_version(connection)
             return None if version is None else registry.load(connection, version)
 
-    def fresh(self) -> list[Episode]:
-        """The next batch, in the order in which its episodes became whole; empty until it is full.
+    def fresh(self) -> list[Episode] | None:
+        """The next batch; None until it is there.
 
         An episode counts if it came to its horizon, was sampled, was decided by a version of this
         training (the one that it began with included), and its situation is not held out for
-        evaluation; each counts once.
+        evaluation; each counts once. A batch is full with so many of them, in the order in which
+        they became whole. In a deterministic training the batch is what counts of the episodes
+        whose turn it is, in the order of their index: that may be fewer, or none.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
-            rows = _eligible(connection, row, plan)
-        if len(rows) < plan.episodes_per_update:
-            return []
+            if plan.deterministic:
+                if order.awaited(connection, row) is not None:
+                    return None
+                rows = _in_order(connection, row, plan)
+            else:
+                rows = _eligible(connection, row, plan)
+                if len(rows) < plan.episodes_per_update:
+                    return None
         return [self._load(episode) for episode in rows]
 
     def replayed(self, batches: int) -> list[Episode]:
         """The episodes of the last ``batches`` updates, oldest first."""
         with self._database.read() as connection:
             row = require(connection, self._training_id)
+            in_turn = (
+                episodes.c.episode_index if row["deterministic"] else episodes.c.whole_sequence
+            )
             rows = connection.execute(
                 select(training_episodes.c.episode_id)
                 .join(episodes, episodes.c.id == training_episodes.c.episode_id)
@@ -134,7 +145,7 @@ class Lessons:
                     training_episodes.c.training == row["id"],
                     training_episodes.c.sequence > row["updates"] - batches,
                 )
-                .order_by(episodes.c.whole_sequence)
+                .order_by(in_turn)
             ).scalars()
             found = list(rows)
         return [self._load(episode) for episode in found]
@@ -150,8 +161,9 @@ class Lessons:
             if row["state"] != RUNNING or row["policy_version"] is not None:
                 raise TrainingSuperseded(self._training_id)
             self._publish(connection, row, version, "the first version of")
-            _insert_update(connection, row["id"], 0, version, Update(0, 0.0, {}), 0, 0)
-            change(connection, row["id"], status_message="waits for episodes")
+            policy_version, nothing = version.manifest.policy_version, Update(0, 0.0, {})
+            _insert_update(connection, row["id"], 0, policy_version, nothing, 0, 0)
+            change(connection, row["id"], status_message=WAITS_FOR_EPISODES)
 
     def commit(
         self, number: int, update: Update, batch: Sequence[Episode], version: LearnedVersion
@@ -163,12 +175,11 @@ class Lessons:
         """
         steps = sum(len(episode.steps) for episode in batch)
         with self._database.write() as connection:
-            row = require(connection, self._training_id)
-            if row["state"] != RUNNING or row["updates"] != number - 1:
-                raise TrainingSuperseded(self._training_id)
+            row = self._before(connection, number)
             self._publish(connection, row, version, f"update {number} of")
             training = row["id"]
-            _insert_update(connection, training, number, version, update, len(batch), steps)
+            policy_version = version.manifest.policy_version
+            _insert_update(connection, training, number, policy_version, update, len(batch), steps)
             connection.execute(
                 insert(training_episodes),
                 [
@@ -179,14 +190,31 @@ class Lessons:
             change(
                 connection,
                 training,
-                updates=number,
                 episodes=row["episodes"] + len(batch),
                 transitions=row["transitions"] + steps,
-                status_message="waits for episodes",
             )
-            if number == TrainingPlan.FromString(row["plan"]).max_updates:
-                completed = TrainingState.TRAINING_STATE_COMPLETED
-                finish(connection, training, completed, f"made all of its {number} updates")
+            _turn(connection, row, number)
+
+    def pass_over(self, number: int) -> None:
+        """Store update ``number`` as one that changed nothing: its batch had no episode.
+
+        The version stays, so that there is one after each update.
+
+        Raises:
+            TrainingSuperseded: the update exists already, or the training has ended.
+        """
+        with self._database.write() as connection:
+            row = self._before(connection, number)
+            version, nothing = row["policy_version"], Update(0, 0.0, {})
+            _insert_update(connection, row["id"], number, version, nothing, 0, 0)
+            _turn(connection, row, number)
+
+    def _before(self, connection: Connection, number: int) -> RowMapping:
+        """The training, if it stands before update ``number``."""
+        row = require(connection, self._training_id)
+        if row["state"] != RUNNING or row["updates"] != number - 1:
+            raise TrainingSuperseded(self._training_id)
+        return row
 
     def _publish(
         self, connection: Connection, row: RowMapping, version: LearnedVersion, what: str
@@ -214,13 +242,7 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
     query = (
         select(episodes.c.id)
         .where(
-            episodes.c.whole_sequence.is_not(None),
-            episodes.c.termination == Termination.TERMINATION_HORIZON,
-            episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
-            episodes.c.follows_registry,
-            episodes.c.held_out.is_(False),
-            episodes.c.slots == plan.slots,
-            episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
+            *_fitting(plan),
             episodes.c.decided_by.in_(own_versions),
             episodes.c.id.not_in(select(training_episodes.c.episode_id)),
         )
@@ -232,11 +254,49 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
     return connection.execute(query).scalars().all()
 
 
+def _in_order(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
+    batch = order.next_batch(row)
+    query = (
+        select(episodes.c.id)
+        .where(
+            *_fitting(plan),
+            episodes.c.run_id == plan.run_id,
+            episodes.c.episode_index >= batch[0],
+            episodes.c.episode_index <= batch[-1],
+            # Another version decides where a trainer did not wait for this service.
+            episodes.c.decided_by == episodes.c.policy_version,
+        )
+        .order_by(episodes.c.episode_index)
+    )
+    return connection.execute(query).scalars().all()
+
+
+def _fitting(plan: TrainingPlan) -> Iterable[ColumnElement[bool]]:
+    """What every episode that is learned from has in common."""
+    return (
+        episodes.c.whole_sequence.is_not(None),
+        episodes.c.termination == Termination.TERMINATION_HORIZON,
+        episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
+        episodes.c.follows_registry,
+        episodes.c.held_out.is_(False),
+        episodes.c.slots == plan.slots,
+        episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
+    )
+
+
+def _turn(connection: Connection, row: RowMapping, number: int) -> None:
+    """Put the training behind update ``number``; the last one ends it."""
+    change(connection, row["id"], updates=number, status_message=WAITS_FOR_EPISODES)
+    if number == TrainingPlan.FromString(row["plan"]).max_updates:
+        completed = TrainingState.TRAINING_STATE_COMPLETED
+        finish(connection, row["id"], completed, f"made all of its {number} updates")
+
+
 def _insert_update(
     connection: Connection,
     training: int,
     number: int,
-    version: LearnedVersion,
+    policy_version: str,
     update: Update,
     batch_episodes: int,
     batch_transitions: int,
@@ -246,7 +306,7 @@ def _insert_update(
             training=training,
             sequence=number,
             time=moment.now(),
-            policy_version=version.manifest.policy_version,
+            policy_version=policy_version,
             episodes=batch_episodes,
             transitions=batch_transitions,
             gradient_steps=update.gradient_steps,

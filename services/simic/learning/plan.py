@@ -82,12 +82,28 @@ def fill(plan: TrainingPlan) -> TrainingPlan:
     filled = TrainingPlan()
     filled.CopyFrom(_DEFAULTS)
     filled.MergeFrom(plan)
-    violations = list(_unknown_names(filled))
+    violations = [*_unknown_names(filled), *_undetermined(filled)]
     if violations:
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=violations)
     if not filled.episodes_per_update:
         filled.episodes_per_update = RECIPES[filled.preset].episodes_per_update
     return filled
+
+
+def _undetermined(plan: TrainingPlan) -> Iterable[Violation]:
+    """What keeps a deterministic training from being one, or makes sense in no other."""
+    if not plan.deterministic:
+        if plan.lag:
+            yield Violation("plan.lag", "is for a deterministic training alone")
+        return
+    if not plan.run_id:
+        yield Violation("plan.run_id", "is required: its episodes are learned from in their order")
+    if plan.activation in ("if-not-worse", "by-hand"):
+        described = "must be 'always': which version decides an episode follows from its index"
+        yield Violation("plan.activation", described)
+    if plan.experience == "stored":
+        described = "must be 'online': each episode of the run is learned from in its turn"
+        yield Violation("plan.experience", described)
 
 
 def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
