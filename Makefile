@@ -118,7 +118,7 @@ soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs 
 	LEYLINE_SOAK=1 $(BIN)/python -m pytest tests/kasmina/runs/test_many_runs.py --timeout 3600 -s $(ARGS)
 
 .PHONY: determinism
-determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (ten minutes)
+determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (quarter of an hour)
 	LEYLINE_DETERMINISM=full $(BIN)/python -m pytest tests/integration/test_determinism.py --timeout 3600 -s $(ARGS)
 
 .PHONY: fuzz-tamiyo

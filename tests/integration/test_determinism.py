@@ -36,6 +36,7 @@ UPDATES = 8 if FULL else 3
 HORIZON = 20 if FULL else 5
 CANCELLED = (5, 10)
 
+PLAN = {"episodes_per_update": BATCH, "max_updates": UPDATES}
 KILLED_AFTER = range(UPDATES) if FULL else (0, 1)
 SOON = {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"}
 ALONE = [list(shares(range(UPDATES * BATCH), CANCELLED))]
@@ -69,7 +70,7 @@ class School:
     async def until(self, holds: Callable[[Training], bool]) -> Training:
         """Wait until something is true of the training; how it stands then."""
         while not holds(training := await self.learner.get()):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         return training
 
     def kill_learner(self) -> None:
@@ -128,11 +129,10 @@ async def undisturbed(_school: School) -> None:
 
 
 async def taught(
-    folder: Path, trainers: list[list[Share]], lag: int, disturb: Disturb = undisturbed
+    folder: Path, trainers: list[list[Share]], disturb: Disturb = undisturbed, **plan: Any
 ) -> Lesson:
     """What a training learns from episodes that these trainers play."""
-    plan = {"episodes_per_update": BATCH, "max_updates": UPDATES, "lag": lag}
-    async with school(folder, **plan) as there:
+    async with school(folder, **{**PLAN, **plan}) as there:
         at = there.stack.addresses
         fleet = Fleet(Orders(str(folder), at["tamiyo"], at["simic"], HORIZON, trainers))
         try:
@@ -159,7 +159,7 @@ class Reference:
 
     async def lesson(self, lag: int) -> Lesson:
         if lag not in self._known:
-            self._known[lag] = await taught(self._folder / f"lag-{lag}", ALONE, lag)
+            self._known[lag] = await taught(self._folder / f"lag-{lag}", ALONE, lag=lag)
         return self._known[lag]
 
 
@@ -182,7 +182,7 @@ async def test_eight_trainers_at_shuffled_speeds_make_the_versions_of_one(
     tmp_path: Path, alone: Reference, lag: int
 ) -> None:
     together, by_one = await asyncio.gather(
-        taught(tmp_path / "school", TOGETHER, lag), alone.lesson(lag)
+        taught(tmp_path / "school", TOGETHER, lag=lag), alone.lesson(lag)
     )
     check_same(together, by_one)
     whole = [index for index in range(UPDATES * BATCH) if index not in CANCELLED]
@@ -211,7 +211,7 @@ async def test_whatever_is_killed_while_it_learns_the_versions_are_the_same(
                 there.kill_learner()
 
     disturbed, by_one = await asyncio.gather(
-        taught(tmp_path / "school", TOGETHER, 0, killed), alone.lesson(0)
+        taught(tmp_path / "school", TOGETHER, killed), alone.lesson(0)
     )
     check_same(disturbed, by_one)
 
@@ -220,8 +220,9 @@ async def test_whatever_is_killed_while_it_learns_the_versions_are_the_same(
 async def test_a_share_that_was_cancelled_is_waited_for_until_another_trainer_plays_it(
     tmp_path: Path,
 ) -> None:
-    """With Kasmina services throughout: 0 and 2 belong to the first, 1 and 3 to the second."""
-    plan = {"preset": "demo", "episodes_per_update": 2, "max_updates": 2}
+    """With whole Kasmina services: 0 and 2 belong to the first, 1 and 3 to the second."""
+    plan: dict[str, Any] = {"preset": "demo", "episodes_per_update": 2, "max_updates": 2}
+    one = await taught(tmp_path / "one", [[Share(0, 1, 4, False)]], **plan)
 
     async def start(there: School, name: str, share: Share) -> None:
         async with Trainer(there.stack.addresses[name]) as trainer:
@@ -232,12 +233,6 @@ async def test_a_share_that_was_cancelled_is_waited_for_until_another_trainer_pl
             async for _ in trainer.watch(RUN):
                 pass
             return (await trainer.get(RUN)).state
-
-    async with school(tmp_path / "one", "kasmina-1", **plan) as there:
-        await start(there, "kasmina-1", Share(0, 1, 4, False))
-        assert await ended(there, "kasmina-1") == RUN_STATE_COMPLETED
-        await there.until(has_ended)
-        one = there.lesson()
 
     kasminas = ("kasmina-1", "kasmina-2", "kasmina-3")
     async with school(tmp_path / "three", *kasminas, **plan) as there:
