@@ -117,6 +117,10 @@ test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill poin
 soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs in one service (ten minutes)
 	LEYLINE_SOAK=1 $(BIN)/python -m pytest tests/kasmina/runs/test_many_runs.py --timeout 3600 -s $(ARGS)
 
+.PHONY: determinism
+determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (quarter of an hour)
+	LEYLINE_DETERMINISM=full $(BIN)/python -m pytest tests/integration/test_determinism.py --timeout 3600 -s $(ARGS)
+
 .PHONY: fuzz-tamiyo
 fuzz-tamiyo: $(READY) $(DESCRIPTORS) ## Send Tamiyo 100,000 inputs that are mostly wrong (ten minutes)
 	LEYLINE_FUZZ_INPUTS=17000 $(BIN)/python -m pytest tests/tamiyo/test_fuzz.py --timeout 3600 -s $(ARGS)

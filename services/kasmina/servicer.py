@@ -26,6 +26,7 @@ from kasmina.runs.run_message import run_message
 from kasmina.runs.state_directory import StateDirectory
 from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
+from leyline.indices import episode_indices, in_words
 from leyline.v1.trainer_pb2 import (
     CancelRunRequest,
     CancelRunResponse,
@@ -158,8 +159,10 @@ class TrainerServicer(TrainerServiceServicer):
         """The run whose episode is to be driven, queued where there is none of that name."""
         index, field = start.episode_index, "start.episode_index"
         known = await asyncio.to_thread(self._journal.runs.get, start.run_id)
-        if known is None and index > 0:
-            raise _invalid(field, "must be 0, the first episode of a run that is yet to begin")
+        first = start.spec.first_episode
+        if known is None and index != first:
+            described = f"must be {first}, the first episode of a run that is yet to begin"
+            raise _invalid(field, described)
         try:
             record = await self._start(start.run_id, start.spec, driven=True)
         except LeylineError as error:
@@ -168,10 +171,11 @@ class TrainerServicer(TrainerServiceServicer):
                 for violation in error.violations
             )
             raise
-        if index >= record.spec.episodes:
-            raise _invalid(field, f"must be below {record.spec.episodes}, the run's episodes")
-        if index > record.episodes_ended:
-            first = record.episodes_ended
+        indices = episode_indices(record.spec)
+        if index not in indices:
+            raise _invalid(field, f"must be an episode of the run, which has {in_words(indices)}")
+        if indices.index(index) > record.episodes_ended:
+            first = indices[record.episodes_ended]
             raise _invalid(field, f"must be {first}, the first episode that has not ended")
         return record
 

@@ -49,10 +49,11 @@ async def eventually(
 class Stack:
     """Kasmina, Tamiyo and Simic over one folder, each at an address that outlives its process."""
 
-    def __init__(self, folder: Path, policy: str = "learned") -> None:
+    def __init__(self, folder: Path, policy: str = "learned", more: Sequence[str] = ()) -> None:
+        """`more` are further services of the three kinds, by names such as kasmina-2."""
         self.folder = folder
         self.policy = policy
-        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+        self.addresses = {name: f"127.0.0.1:{free_port()}" for name in (*NAMES, *more)}
         self.decides_at = self.addresses["tamiyo"]
         """Where Kasmina asks for decisions: a test may put something in between."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -77,8 +78,9 @@ class Stack:
     def start(self, name: str, **environment: str) -> None:
         """Starts one service."""
         log = (self.folder / f"{name}.log").open("ab")
-        command = [str(LEYLINE), "serve", name, "--listen", self.addresses[name]]
-        command += ["--state-dir", str(self.folder / name), *self._arguments(name)]
+        kind = name.partition("-")[0]
+        command = [str(LEYLINE), "serve", kind, "--listen", self.addresses[name]]
+        command += ["--state-dir", str(self.folder / name), *self._arguments(kind)]
         self.processes[name] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -88,10 +90,10 @@ class Stack:
         )
         log.close()
 
-    def _arguments(self, name: str) -> Sequence[str]:
-        if name == "tamiyo":
+    def _arguments(self, kind: str) -> Sequence[str]:
+        if kind == "tamiyo":
             return ("--policy", self.policy, "--registry", self.addresses["simic"])
-        if name == "kasmina":
+        if kind == "kasmina":
             policy = f"default={self.decides_at}"
             return ("--policy", policy, "--experience", self.addresses["simic"])
         return ()

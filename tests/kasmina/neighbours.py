@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.status import to_status
@@ -148,6 +149,7 @@ class Experience(ExperienceServiceServicer):
         transitions: stored, by step.
         received: how often each item arrived.
         reject: an error for an item instead of storing it; None stores it.
+        refuse: an error for an episode instead of beginning it; None begins it.
     """
 
     pin: str | None = None
@@ -157,12 +159,16 @@ class Experience(ExperienceServiceServicer):
     introductions: list[BeginEpisodeRequest] = field(default_factory=list)
     messages: list[int] = field(default_factory=list)
     reject: Callable[[ExperienceItem], LeylineError | None] = lambda item: None
+    refuse: Callable[[BeginEpisodeRequest], LeylineError | None] = lambda request: None
 
     async def BeginEpisode(
         self, request: BeginEpisodeRequest, context: Context
     ) -> BeginEpisodeResponse:
         """Begins an episode."""
         self.introductions.append(request)
+        error = self.refuse(request)
+        if error is not None:
+            await context.abort_with_status(rpc_status.to_status(to_status(error)))
         episode = (request.run_id, request.episode_index)
         self.fences[episode] = self.fences.get(episode, 0) + 1
         return BeginEpisodeResponse(
@@ -260,6 +266,16 @@ async def until(holds: Callable[[], bool], timeout_s: float = 200.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.02)
+
+
+def not_ready(request: BeginEpisodeRequest) -> LeylineError:
+    """The answer of a service whose learner has not made the episode's version."""
+    return LeylineError(
+        ErrorCode.VERSION_NOT_READY,
+        run_id=request.run_id,
+        episode_index=request.episode_index,
+        update=7,
+    )
 
 
 def step_id(run_id: str, episode_index: int, step: int) -> StepId:

@@ -57,6 +57,16 @@ def test_a_watch_from_the_middle_on_counts_what_it_has_not_seen(pace: Pace) -> N
     assert (pace.done, pace.total) == (15, 30)
 
 
+def test_a_share_of_a_run_counts_its_own_episodes() -> None:
+    training = TrainingSpec(horizon=10)
+    pace = Pace(RunSpec(episodes=3, first_episode=1, episode_stride=8, training=training))
+    pace.add(completed(100, 4, episode=9))
+    assert (pace.done, pace.total) == (15, 30)
+    ended = EpisodeEnd(episode_index=17, termination=TERMINATION_FAILED)
+    pace.add(timed(101, WatchRunResponse(episode_ended=ended)))
+    assert pace.done == 30
+
+
 def test_a_step_that_is_told_again_counts_once(pace: Pace) -> None:
     for at_s in (100, 101):
         pace.add(completed(at_s, 5))

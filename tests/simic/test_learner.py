@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc.aio
+import pytest
+import torch
 from tests.simic.episodes import played
 from tests.simic.running import Client, SimicProcess, eventually, running
 
@@ -34,6 +39,10 @@ from leyline.v1.registry_pb2 import (
     PolicyManifest,
     WatchPoliciesRequest,
 )
+from simic.database.database import Database, sqlite_url
+from simic.experience.store import ExperienceStore
+from simic.learning.learner import Learner
+from simic.learning.training import TrainingStore
 
 
 def gain(action: ActionType.ValueType, _slot: int | None) -> float:
@@ -216,3 +225,61 @@ async def test_a_learner_that_cannot_go_on_fails_its_training_and_not_the_servic
         assert ended.state == TrainingState.TRAINING_STATE_FAILED
         assert "exit code 1 2 times in a row" in ended.status_message
         assert [each.policy_version for each in await manifests(client)] == [initial]
+
+
+def taught(folder: Path, training_id: str, arrival: Sequence[int], dies_at: int = 0) -> list[str]:
+    """The versions that a deterministic training makes of four episodes, with a lag of one.
+
+    Args:
+        folder: of its database.
+        training_id: its name.
+        arrival: the order in which the episodes come in.
+        dies_at: number of the gradient step in which its first learner dies.
+    """
+    folder.mkdir()
+    database = Database(sqlite_url(folder))
+    trainings, experience = TrainingStore(database), ExperienceStore(database)
+    plan = TrainingPlan(preset="demo", max_updates=2, deterministic=True, run_id="study", lag=1)
+    trainings.start(training_id, plan)
+    first = Learner(database, training_id, folder / "curves")
+    for index in arrival:
+        script = played("", index, 10, gain, run="study")
+        pinned = experience.begin(script.begin()).policy_version
+        items = replace(script, version=pinned).items()
+        assert set(experience.record(items)) == {None}
+    steps = itertools.count(1)
+    step = torch.optim.Adam.step
+
+    def mortal(optimizer: torch.optim.Adam) -> None:
+        if next(steps) == dies_at:
+            raise KeyboardInterrupt
+        step(optimizer)
+
+    with patch.object(torch.optim.Adam, "step", mortal):
+        if dies_at:
+            with pytest.raises(KeyboardInterrupt):
+                first.run()
+            Learner(database, training_id, folder / "curves").run()
+        else:
+            first.run()
+    ended = trainings.get(training_id)
+    assert ended.state == TrainingState.TRAINING_STATE_COMPLETED
+    versions = [update.policy_version for update in trainings.updates(training_id, 0)]
+    database.close()
+    return versions
+
+
+def test_a_deterministic_training_depends_on_its_plan_and_on_the_decisions_alone(
+    tmp_path: Path,
+) -> None:
+    versions = taught(tmp_path / "one", "one", [0, 1, 2, 3])
+    assert len(set(versions)) == 2
+    assert taught(tmp_path / "other", "of-another-name", [3, 0, 2, 1]) == versions
+
+
+@pytest.mark.parametrize("dies_at", [5, 13])
+def test_a_learner_that_dies_in_an_update_makes_it_again_just_the_same(
+    tmp_path: Path, dies_at: int
+) -> None:
+    versions = taught(tmp_path / "living", "t", [0, 1, 2, 3])
+    assert taught(tmp_path / "dying", "t", [0, 1, 2, 3], dies_at) == versions

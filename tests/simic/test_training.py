@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.simic.episodes import Script
@@ -13,7 +13,7 @@ from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination
 from simic.database.database import Database
 from simic.experience.store import ExperienceStore
-from simic.learning.lesson import Lessons, TrainingSuperseded
+from simic.learning.lesson import Episode, LearnedVersion, Lessons, TrainingSuperseded
 from simic.learning.plan import fill, masked_features
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update
@@ -71,8 +71,20 @@ class Classroom:
         self.experience.begin(begin)
         assert set(self.experience.record(items)) == {None}
 
-    def fresh(self) -> list[int]:
-        return [episode.steps[0].step_id.episode_index for episode in self.lessons.fresh()]
+    def fresh(self) -> list[int] | None:
+        """Indices of the next batch; None until it is there."""
+        batch = self.lessons.fresh()
+        return None if batch is None else indices(batch)
+
+    def learn(self, number: int, learned: LearnedVersion) -> None:
+        """Commit an update from the next batch."""
+        batch = self.lessons.fresh()
+        assert batch is not None
+        self.lessons.commit(number, UPDATE, batch, learned)
+
+
+def indices(batch: Sequence[Episode]) -> list[int]:
+    return [episode.steps[0].step_id.episode_index for episode in batch]
 
 
 @pytest.fixture
@@ -164,7 +176,7 @@ def test_a_batch_is_given_when_it_is_full_in_the_order_of_completion(
     classroom: Classroom,
 ) -> None:
     classroom.play(5, classroom.name)
-    assert classroom.fresh() == []
+    assert classroom.fresh() is None
     classroom.play(3, classroom.name)
     classroom.play(4, classroom.name)
     assert classroom.fresh() == [5, 3]
@@ -195,7 +207,7 @@ def test_episodes_of_a_version_that_is_not_of_this_training_are_left_alone(
 ) -> None:
     for index in range(3):
         classroom.play(index, "mlp-somebodyelse")
-    assert classroom.fresh() == []
+    assert classroom.fresh() is None
 
 
 def test_an_update_is_stored_whole(
@@ -204,7 +216,7 @@ def test_an_update_is_stored_whole(
     for index in range(4):
         classroom.play(index, classroom.name)
     second = version(2, parent=classroom.name)
-    classroom.lessons.commit(1, UPDATE, classroom.lessons.fresh(), second)
+    classroom.learn(1, second)
     assert registry.get("").manifest.policy_version == second.manifest.policy_version
     progress = classroom.lessons.progress()
     assert (progress.updates, progress.episodes, progress.transitions) == (1, 2, 6)
@@ -214,7 +226,7 @@ def test_an_update_is_stored_whole(
     assert update.diagnostics == {"kl": 0.01}
     assert classroom.fresh() == [2, 3]
     [batch] = classroom.lessons.replayed(1)
-    assert [each.steps[0].step_id.episode_index for each in batch] == [0, 1]
+    assert indices(batch) == [0, 1]
     assert [each.made_by for each in batch] == [0, 0]
     assert classroom.lessons.replayed(0) == []
 
@@ -225,6 +237,7 @@ def test_a_learner_that_was_replaced_cannot_commit(
     for index in range(4):
         classroom.play(index, classroom.name)
     batch = classroom.lessons.fresh()
+    assert batch is not None
     classroom.lessons.commit(1, UPDATE, batch, version(2))
     active = registry.get("").manifest.policy_version
     with pytest.raises(TrainingSuperseded):
@@ -233,7 +246,7 @@ def test_a_learner_that_was_replaced_cannot_commit(
         classroom.lessons.begin(version(4))
     trainings.end("t", TrainingState.TRAINING_STATE_STOPPED, "")
     with pytest.raises(TrainingSuperseded):
-        classroom.lessons.commit(2, UPDATE, classroom.lessons.fresh(), version(3))
+        classroom.learn(2, version(3))
     assert registry.get("").manifest.policy_version == active
 
 
@@ -241,6 +254,6 @@ def test_the_last_update_of_the_plan_completes_the_training(database: Database) 
     classroom = Classroom(database, max_updates=1)
     classroom.play(0, classroom.name)
     classroom.play(1, classroom.name)
-    classroom.lessons.commit(1, UPDATE, classroom.lessons.fresh(), version(2))
+    classroom.learn(1, version(2))
     assert classroom.trainings.get("t").state == TrainingState.TRAINING_STATE_COMPLETED
     assert classroom.trainings.unfinished() is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import deque
 
+from leyline.indices import episode_indices
 from leyline.v1.trainer_pb2 import RunSpec, WatchRunResponse
 
 _RECENT = 20  # steps that the estimate is made of
@@ -16,7 +17,8 @@ class Pace:
     def __init__(self, spec: RunSpec) -> None:
         """Take a settled specification: it says how many steps there will be."""
         self._horizon = spec.training.horizon
-        self.total = spec.episodes * self._horizon
+        self._indices = episode_indices(spec)
+        self.total = len(self._indices) * self._horizon
         """Steps of the whole run."""
         self.done = 0
         """Steps completed."""
@@ -29,7 +31,7 @@ class Pace:
         now = event.time.ToNanoseconds() / 1e9
         if kind == "step_completed":
             step_id = event.step_completed.step_id
-            self.done = step_id.episode_index * self._horizon + step_id.step + 1
+            self.done = self._before(step_id.episode_index) + step_id.step + 1
             if self._last is not None:
                 self._seconds.append(now - self._last)
             self._last = now
@@ -39,7 +41,11 @@ class Pace:
             self._last = None  # a pause is no step
         elif kind == "episode_ended":
             ended = event.episode_ended
-            self.done = max(self.done, (ended.episode_index + 1) * self._horizon)
+            self.done = max(self.done, self._before(ended.episode_index) + self._horizon)
+
+    def _before(self, episode_index: int) -> int:
+        """Steps of the run's episodes before this one."""
+        return self._indices.index(episode_index) * self._horizon
 
     @property
     def seconds_left(self) -> float | None:

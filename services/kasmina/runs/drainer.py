@@ -181,7 +181,15 @@ class Drainer:
             spec_fingerprint=run_spec.fingerprint_of(run.spec),
             origin=record.origin,
         )
-        begun = await self._client.begin_episode(introduction, _ANSWER_S)
+        try:
+            begun = await self._client.begin_episode(introduction, _ANSWER_S)
+        except RemoteError as error:
+            if error.error_code is not ErrorCode.VERSION_NOT_READY:
+                raise
+            # It is being decided by the version that there was when it began. What it has seen is
+            # kept all the same, and must not hold up the others until another version is there.
+            unpinned = replace(introduction, follows_registry=False)
+            begun = await self._client.begin_episode(unpinned, _ANSWER_S)
         await asyncio.to_thread(
             self._journal.episodes.raise_fence, run_id, episode_index, begun.fence
         )

@@ -18,6 +18,7 @@ from kasmina.runs.seeds import stream_seeds
 from kasmina.runs.simulated_host import is_simulated
 from kasmina.runs.state_directory import StateDirectory
 from kasmina.settings import KasminaSettings
+from leyline.indices import episode_indices, in_words
 from leyline.v1.decision_pb2 import ACTION_TYPE_WAIT
 from leyline.v1.episode_pb2 import EpisodeReference
 from leyline.v1.snapshot_pb2 import STAGE_FOSSILIZED
@@ -26,7 +27,10 @@ from leyline.v1.transition_pb2 import TERMINATION_HORIZON
 
 _OF_THE_PARENT = ("host", "dataset", "training", "growth", "seeds")
 _MAY_DIFFER_FROM_THE_TWIN = frozenset(
-    ("title", "policy", "episodes", "observation_spec", "twin_run", "keep_checkpoints")
+    (
+        *("title", "policy", "observation_spec", "twin_run", "keep_checkpoints"),
+        *("episodes", "first_episode", "episode_stride"),
+    )
 )
 
 
@@ -70,9 +74,11 @@ class Kin:
         if differing:
             described = f"run {twin.run_id!r} differs in {', '.join(differing)}"
             raise invalid(field, described).error()
-        if twin.spec.episodes < spec.episodes:
-            described = f"run {twin.run_id!r} has {twin.spec.episodes} episodes, fewer than this"
-            raise invalid(field, described).error()
+        missing = _first_missing(episode_indices(spec), episode_indices(twin.spec))
+        if missing is not None:
+            has = in_words(episode_indices(twin.spec))
+            problem = f"run {twin.run_id!r} has episodes {has}, and this has episode {missing} too"
+            raise invalid(field, problem).error()
         acts = any(a.action_type != ACTION_TYPE_WAIT for a in twin.spec.policy.plan.actions)
         if acts or self._journal.episodes.has_acted(twin.run_id):
             raise invalid(field, f"run {twin.run_id!r} does not only wait").error()
@@ -147,6 +153,10 @@ class Kin:
             described = f"run {reference.run_id!r} has no episode {reference.episode_index} yet"
             raise invalid(field, described).error()
         return episode
+
+
+def _first_missing(wanted: range, there: range) -> int | None:
+    return next((index for index in wanted if index not in there), None)
 
 
 def _differences(spec: RunSpec, twin: RunSpec) -> Iterator[str]:

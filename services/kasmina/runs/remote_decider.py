@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from chassis.channel import ChannelSettings, open_channel
+from chassis.errors import ErrorCode
 from chassis.logging import get_logger
 from chassis.status import RemoteError
 from kasmina.runs.background_loop import BackgroundLoop
@@ -100,7 +101,7 @@ class RemoteDecider:
             return by_policy(decision, asked_at)
 
         try:
-            return self._patiently(ask) if self._neighbours.deterministic else ask()
+            return self._patiently(ask)
         except PolicyRefused as refused:
             raise RunFailed(str(refused)) from refused
         except PolicyUnavailable as unavailable:
@@ -145,7 +146,7 @@ class RemoteDecider:
         deadline = time.monotonic() + self._neighbours.policy_grace_s
         while True:
             try:
-                return self._patiently(ask) if self._neighbours.deterministic else ask()
+                return self._patiently(ask)
             except PolicyRefused as refused:
                 raise RunFailed(str(refused)) from refused
             except PolicyUnavailable as unavailable:
@@ -171,28 +172,40 @@ class RemoteDecider:
             )
 
         try:
-            return self._patiently(begin) if self._neighbours.deterministic else begin()
+            return self._patiently(begin)
         except RemoteError as error:
             _log.warning("episode is not pinned", reason=str(error))
             return None
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        """The answer, whenever it comes; until then the run is PAUSED and says what for."""
+        """The answer, whenever it comes; until then the run is PAUSED and says what for.
+
+        A run that is not deterministic waits only for a version that is yet to be learned: decided
+        by another one, its episode would be missing in the training. What else keeps the answer
+        away is raised then.
+        """
+        patient = self._neighbours.deterministic
         while True:
             try:
                 answer = ask()
                 break
             except PolicyUnavailable as unavailable:
+                if not patient:
+                    raise
                 waits_for = f"waiting for the policy at {self._neighbours.policy.target}"
                 self._control.pause(f"{waits_for}: {unavailable}")
             except RemoteError as error:
+                is_learned = error.error_code is ErrorCode.VERSION_NOT_READY
+                # Also while the service is away in between.
+                patient = patient or is_learned
+                if not patient:
+                    raise
                 if not error.is_retryable and error.reason:
                     raise RunFailed(
                         f"the experience service refuses the episode: {error}"
                     ) from error
-                waits_for = (
-                    f"waiting for the experience service at {self._neighbours.experience.target}"
-                )
+                whom = "the learner" if is_learned else "the experience service"
+                waits_for = f"waiting for {whom} at {self._neighbours.experience.target}"
                 self._control.pause(f"{waits_for}: {error}")
             time.sleep(_RETRY_S)
         self._control.go_on()

@@ -16,6 +16,7 @@ from kasmina.runs.host_sites import sites_of
 from kasmina.runs.run_spec import corrupt, dataset_settings, not_found, trainer_config
 from kasmina.runs.situation_checks import situation_complaints
 from kasmina.settings import KasminaSettings
+from leyline.indices import LAST_INDEX, episode_indices
 from leyline.observation import spec_names
 from leyline.v1.decision_pb2 import SELECTION_MODE_GREEDY
 from leyline.v1.episode_pb2 import EpisodeOrigin
@@ -40,7 +41,7 @@ def check(spec: RunSpec, settings: KasminaSettings) -> None:
         LeylineError: with all fields that are to blame, as far as one does not hide another; or
             the data set is not there.
     """
-    refuse([*_host(spec), *_names(spec, settings)])
+    refuse([*_host(spec), *_names(spec, settings), *_episodes(spec)])
     refuse([*_slots(spec), *_growth(spec), *_plan(spec)])
     if simulated_host.is_simulated(spec):
         refuse([*_simulated(spec)])
@@ -89,6 +90,13 @@ def _names(spec: RunSpec, settings: KasminaSettings) -> Iterator[Complaint]:
             yield unknown(ErrorCode.UNKNOWN_BLUEPRINT, "blueprint", field, name, error.known)
         except ValueError as error:  # a plug-in that is broken
             yield invalid(field, str(error))
+
+
+def _episodes(spec: RunSpec) -> Iterator[Complaint]:
+    last = episode_indices(spec)[-1]
+    if last > LAST_INDEX:
+        described = f"must not lead beyond index {LAST_INDEX}: the last one would be {last}"
+        yield invalid("spec.episodes", described)
 
 
 def _slots(spec: RunSpec) -> Iterator[Complaint]:

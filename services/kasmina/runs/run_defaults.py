@@ -38,6 +38,7 @@ def fill_in(requested: RunSpec, settings: KasminaSettings, *, driven: bool = Fal
     spec = RunSpec()
     spec.CopyFrom(requested)
     spec.episodes = spec.episodes or 1
+    spec.episode_stride = spec.episode_stride or 1
     spec.observation_spec = spec.observation_spec or "seed"
     spec.host.name = spec.host.name or _DEFAULTS.host
     try:

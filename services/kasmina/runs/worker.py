@@ -39,6 +39,7 @@ from kasmina.runs.run_control import RunAbandoned, RunCancelled, RunControl, Run
 from kasmina.runs.run_log import RunRecord
 from kasmina.runs.state_directory import StateDirectory
 from kasmina.settings import KasminaSettings
+from leyline.indices import episode_indices
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
     RUN_STATE_COMPLETED,
@@ -151,7 +152,7 @@ class Worker:
                 control=self._control,
                 decider=self._decider(prepared.spec, loop, driven=run.driven),
             )
-            for episode_index in range(prepared.spec.episodes):
+            for episode_index in episode_indices(prepared.spec):
                 bind_call(run_id=run.run_id, episode=episode_index)
                 Episode(setting, episode_index).play()
 

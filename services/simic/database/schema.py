@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 2
+VERSION = 3
 """Raised by one with each change to a table."""
 
 metadata = MetaData()
@@ -119,6 +119,11 @@ trainings = Table(
     Column("id", RowNumber, primary_key=True),
     Column("training_id", String(63), nullable=False, unique=True),
     Column("plan", LargeBinary, nullable=False),
+    # What the plan says of whose episodes are learned from, and in what order.
+    Column("deterministic", Boolean, nullable=False),
+    Column("run_id", String(63), nullable=False),
+    Column("episodes_per_update", BigInteger, nullable=False),
+    Column("lag", BigInteger, nullable=False),
     Column("state", Integer, nullable=False),
     Column("status_message", Text, nullable=False),
     Column("stop_requested", Boolean, nullable=False),

@@ -21,8 +21,8 @@ from leyline.v1.transition_pb2 import Termination
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
+from simic.experience import pinning
 from simic.experience.ledger import Ledger
-from simic.policies import registry
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class ExperienceStore:
     def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
-        The first call pins the version that is active then, where the policy follows the registry;
-        one that policy servers have refused is passed over. What the first call says of the
-        episode's origin is kept.
+        The first call pins the version that decides, where the policy follows the registry. What
+        it says of the episode's origin is kept.
 
         Raises:
-            LeylineError: INVALID_ARGUMENT where the episode began with another shape.
+            LeylineError: INVALID_ARGUMENT where the episode began with another shape, or must not
+                be played in its run; VERSION_NOT_READY, and the episode has not begun.
         """
         with self._database.write() as connection:
             row = _find_episode(connection, request.run_id, request.episode_index)
             if row is None:
-                pinned = registry.version_to_pin(connection) if request.follows_registry else None
+                pinned = pinning.version_to_pin(connection, request)
                 _insert_episode(connection, request, pinned)
                 return BeginEpisodeResponse(
                     fence=1, policy_version=pinned, mode=request.mode, next_step=0

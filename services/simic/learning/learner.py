@@ -133,18 +133,22 @@ class Learner:
             if progress.stop_requested:
                 stopped = TrainingState.TRAINING_STATE_STOPPED
                 self._store.end(self._training_id, stopped, "stopped on request")
-            elif batch := self._batch(progress):
+            elif (batch := self._batch(progress)) is not None:
                 self._learn(progress, batch)
             else:
                 time.sleep(POLL_S)
 
-    def _batch(self, progress: Progress) -> Sequence[Episode]:
+    def _batch(self, progress: Progress) -> Sequence[Episode] | None:
         if self._plan.experience == STORED:
             return self._lessons.stored(progress.updates + 1)
         return self._lessons.fresh()
 
     def _learn(self, progress: Progress, batch: Sequence[Episode]) -> None:
         number = progress.updates + 1
+        if not batch:
+            when_there_is_room(lambda: self._lessons.pass_over(number))
+            _log.info("update without episodes", update=number)
+            return
         earlier = self._lessons.replayed(self._algorithm.batches)
         update = self._algorithm.update(
             [self._trajectory(episode, number) for episode in batch],

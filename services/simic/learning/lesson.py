@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Connection, RowMapping, Select, and_, exists, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    and_,
+    exists,
+    func,
+    insert,
+    select,
+)
 
 from leyline.observation import spec_by_name
 from leyline.v1.decision_pb2 import SelectionMode
@@ -28,8 +37,9 @@ from simic.database.schema import (
     trainings,
     transitions,
 )
+from simic.learning import order
 from simic.learning.plan import STORED
-from simic.learning.training import RUNNING, change, finish, require
+from simic.learning.training import RUNNING, WAITS_FOR_EPISODES, change, finish, require
 from simic.learning.update import Update
 from simic.policies import registry
 
@@ -124,31 +134,41 @@ class Lessons:
             found = name or registry.active_version(connection)
             return None if found is None else registry.load(connection, found)
 
-    def fresh(self) -> list[Episode]:
-        """The next batch, in the order in which its episodes became whole; empty until it is full.
+    def fresh(self) -> list[Episode] | None:
+        """The next batch; None until it is there.
 
         An episode counts if it came to its horizon, was sampled, was decided by a version of this
         training (the one that it began with included), and its situation is not held out for
-        evaluation; each counts once.
+        evaluation; each counts once. A batch is full with so many of them, in the order in which
+        they became whole. In a deterministic training the batch is what counts of the episodes
+        whose turn it is, in the order of their index: that may be fewer, or none.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
-            rows = _eligible(connection, row, plan)
-        if len(rows) < plan.episodes_per_update:
-            return []
+            if plan.deterministic:
+                if order.awaited(connection, row) is not None:
+                    return None
+                rows = _in_order(connection, row, plan)
+            else:
+                rows = _eligible(connection, row, plan)
+                if len(rows) < plan.episodes_per_update:
+                    return None
         return self._load(rows, plan)
 
-    def stored(self, number: int) -> list[Episode]:
+    def stored(self, number: int) -> list[Episode] | None:
         """A batch for update ``number`` of what is stored, whoever decided it.
 
         Drawn without replacement, by the plan's seed and the number, from the whole episodes that
-        fit the plan and came to their horizon; empty where there are none.
+        fit the plan and came to their horizon; None where there are none.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
-            rows = np.array(connection.execute(_fitting(plan)).scalars().all(), np.int64)
+            fitting = select(episodes.c.id).where(*_fitting(plan)).order_by(episodes.c.id)
+            rows = np.array(connection.execute(fitting).scalars().all(), np.int64)
+        if len(rows) == 0:
+            return None
         random = np.random.default_rng([plan.seed, number])
         drawn = random.permutation(rows)[: plan.episodes_per_update]
         return self._load([int(episode) for episode in drawn], plan)
@@ -158,6 +178,7 @@ class Lessons:
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
+            in_turn = episodes.c.episode_index if plan.deterministic else episodes.c.whole_sequence
             rows = connection.execute(
                 select(training_episodes.c.sequence, training_episodes.c.episode_id)
                 .join(episodes, episodes.c.id == training_episodes.c.episode_id)
@@ -165,7 +186,7 @@ class Lessons:
                     training_episodes.c.training == row["id"],
                     training_episodes.c.sequence > row["updates"] - batches,
                 )
-                .order_by(training_episodes.c.sequence, episodes.c.whole_sequence)
+                .order_by(training_episodes.c.sequence, in_turn)
             ).all()
         by_update: dict[int, list[int]] = {}
         for row_of in rows:
@@ -183,8 +204,9 @@ class Lessons:
             if row["state"] != RUNNING or row["policy_version"] is not None:
                 raise TrainingSuperseded(self._training_id)
             self._publish(connection, row, version, "the first version of")
-            _insert_update(connection, row["id"], 0, version, Update(0, 0.0, {}), 0, 0)
-            change(connection, row["id"], status_message="waits for episodes")
+            policy_version, nothing = version.manifest.policy_version, Update(0, 0.0, {})
+            _insert_update(connection, row["id"], 0, policy_version, nothing, 0, 0)
+            change(connection, row["id"], status_message=WAITS_FOR_EPISODES)
 
     def commit(
         self, number: int, update: Update, batch: Sequence[Episode], version: LearnedVersion
@@ -196,14 +218,12 @@ class Lessons:
         """
         steps = sum(len(episode.steps) for episode in batch)
         with self._database.write() as connection:
-            row = require(connection, self._training_id)
-            if row["state"] != RUNNING or row["updates"] != number - 1:
-                raise TrainingSuperseded(self._training_id)
+            row = self._before(connection, number)
             self._publish(connection, row, version, f"update {number} of")
             training = row["id"]
-            _insert_update(connection, training, number, version, update, len(batch), steps)
-            plan = TrainingPlan.FromString(row["plan"])
-            if plan.experience != STORED:
+            policy_version = version.manifest.policy_version
+            _insert_update(connection, training, number, policy_version, update, len(batch), steps)
+            if TrainingPlan.FromString(row["plan"]).experience != STORED:
                 connection.execute(
                     insert(training_episodes),
                     [
@@ -214,14 +234,31 @@ class Lessons:
             change(
                 connection,
                 training,
-                updates=number,
                 episodes=row["episodes"] + len(batch),
                 transitions=row["transitions"] + steps,
-                status_message="waits for episodes",
             )
-            if number == plan.max_updates:
-                completed = TrainingState.TRAINING_STATE_COMPLETED
-                finish(connection, training, completed, f"made all of its {number} updates")
+            _turn(connection, row, number)
+
+    def pass_over(self, number: int) -> None:
+        """Store update ``number`` as one that changed nothing: its batch had no episode.
+
+        The version stays, so that there is one after each update.
+
+        Raises:
+            TrainingSuperseded: the update exists already, or the training has ended.
+        """
+        with self._database.write() as connection:
+            row = self._before(connection, number)
+            version, nothing = row["policy_version"], Update(0, 0.0, {})
+            _insert_update(connection, row["id"], number, version, nothing, 0, 0)
+            _turn(connection, row, number)
+
+    def _before(self, connection: Connection, number: int) -> RowMapping:
+        """The training, if it stands before update ``number``."""
+        row = require(connection, self._training_id)
+        if row["state"] != RUNNING or row["updates"] != number - 1:
+            raise TrainingSuperseded(self._training_id)
+        return row
 
     def _publish(
         self, connection: Connection, row: RowMapping, version: LearnedVersion, what: str
@@ -274,31 +311,29 @@ def _twin_of(connection: Connection, row: int) -> int:
     return found
 
 
-def _fitting(plan: TrainingPlan) -> Select[tuple[int]]:
-    """Whole episodes that came to their horizon, are of the plan's kind, and are not held out."""
-    query = (
-        select(episodes.c.id)
-        .where(
-            episodes.c.whole_sequence.is_not(None),
-            episodes.c.termination == Termination.TERMINATION_HORIZON,
-            episodes.c.held_out.is_(False),
-            episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
-        )
-        .order_by(episodes.c.whole_sequence)
-    )
+def _fitting(plan: TrainingPlan) -> list[ColumnElement[bool]]:
+    """What every episode that a plan can learn from has in common, whoever decided it."""
+    fits = [
+        episodes.c.whole_sequence.is_not(None),
+        episodes.c.termination == Termination.TERMINATION_HORIZON,
+        episodes.c.held_out.is_(False),
+        episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
+    ]
     if plan.slots:
-        query = query.where(episodes.c.slots == plan.slots)
+        fits.append(episodes.c.slots == plan.slots)
     if plan.run_id:
-        query = query.where(episodes.c.run_id == plan.run_id)
+        fits.append(episodes.c.run_id == plan.run_id)
     if plan.minus_twin:
-        query = query.where(
-            exists().where(
-                _OF_TWIN,
-                _twins.c.whole_sequence.is_not(None),
-                _twins.c.termination == Termination.TERMINATION_HORIZON,
-            )
-        )
-    return query
+        whole = _twins.c.whole_sequence.is_not(None)
+        to_the_end = _twins.c.termination == Termination.TERMINATION_HORIZON
+        fits.append(exists().where(_OF_TWIN, whole, to_the_end))
+    return fits
+
+
+_SAMPLED = (
+    episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
+    episodes.c.follows_registry,
+)
 
 
 def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
@@ -306,23 +341,49 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
         training_updates.c.training == row["id"]
     )
     query = (
-        _fitting(plan)
+        select(episodes.c.id)
         .where(
-            episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
-            episodes.c.follows_registry,
+            *_fitting(plan),
+            *_SAMPLED,
             episodes.c.decided_by.in_(own_versions),
             episodes.c.id.not_in(select(training_episodes.c.episode_id)),
         )
+        .order_by(episodes.c.whole_sequence)
         .limit(plan.episodes_per_update)
     )
     return connection.execute(query).scalars().all()
+
+
+def _in_order(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
+    batch = order.next_batch(row)
+    query = (
+        select(episodes.c.id)
+        .where(
+            *_fitting(plan),
+            *_SAMPLED,
+            episodes.c.episode_index >= batch[0],
+            episodes.c.episode_index <= batch[-1],
+            # Another version decides where a trainer did not wait for this service.
+            episodes.c.decided_by == episodes.c.policy_version,
+        )
+        .order_by(episodes.c.episode_index)
+    )
+    return connection.execute(query).scalars().all()
+
+
+def _turn(connection: Connection, row: RowMapping, number: int) -> None:
+    """Put the training behind update ``number``; the last one ends it."""
+    change(connection, row["id"], updates=number, status_message=WAITS_FOR_EPISODES)
+    if number == TrainingPlan.FromString(row["plan"]).max_updates:
+        completed = TrainingState.TRAINING_STATE_COMPLETED
+        finish(connection, row["id"], completed, f"made all of its {number} updates")
 
 
 def _insert_update(
     connection: Connection,
     training: int,
     number: int,
-    version: LearnedVersion,
+    policy_version: str,
     update: Update,
     batch_episodes: int,
     batch_transitions: int,
@@ -332,7 +393,7 @@ def _insert_update(
             training=training,
             sequence=number,
             time=moment.now(),
-            policy_version=version.manifest.policy_version,
+            policy_version=policy_version,
             episodes=batch_episodes,
             transitions=batch_transitions,
             gradient_steps=update.gradient_steps,

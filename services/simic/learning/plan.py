@@ -61,7 +61,7 @@ def fill(plan: TrainingPlan) -> TrainingPlan:
     filled.MergeFrom(_DEFAULTS)
     filled.MergeFrom(_OF_PRESET.get(preset, _OF_PRESET["default"]))
     filled.MergeFrom(plan)
-    violations = list(_unknown_names(filled))
+    violations = [*_unknown_names(filled), *_undetermined(filled)]
     if not violations:
         violations = list(_unfit_values(filled))
     if violations:
@@ -90,6 +90,25 @@ def masked_features(plan: TrainingPlan) -> frozenset[str]:
         else:
             raise KeyError(name)
     return frozenset(found)
+
+
+def _undetermined(plan: TrainingPlan) -> Iterable[Violation]:
+    """What keeps a deterministic training from being one, or makes sense in no other."""
+    if not plan.deterministic:
+        if plan.lag:
+            yield Violation("plan.lag", "is for a deterministic training alone")
+        return
+    if not plan.run_id:
+        yield Violation("plan.run_id", "is required: its episodes are learned from in their order")
+    if plan.activation in (IF_NOT_WORSE, BY_HAND):
+        described = "must be 'always': which version decides an episode follows from its index"
+        yield Violation("plan.activation", described)
+    if plan.experience == STORED:
+        described = "must be 'online': each episode of the run is learned from in its turn"
+        yield Violation("plan.experience", described)
+    if plan.minus_twin:
+        described = "must not be set: when a twin is whole does not follow from the index"
+        yield Violation("plan.minus_twin", described)
 
 
 def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:

@@ -7,7 +7,7 @@ import uuid
 
 from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 
-from chassis.errors import ErrorCode, LeylineError
+from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.learner_pb2 import (
     Training,
     TrainingPlan,
@@ -16,10 +16,14 @@ from leyline.v1.learner_pb2 import (
 )
 from simic.database import moment
 from simic.database.database import Database
-from simic.database.schema import training_updates, trainings
+from simic.database.schema import episodes, training_updates, trainings
+from simic.learning import order
 from simic.learning.plan import fill
 
 RUNNING = TrainingState.TRAINING_STATE_RUNNING
+
+WAITS_FOR_EPISODES = "waits for episodes"
+"""What a training is at between two updates."""
 
 
 class TrainingStore:
@@ -32,8 +36,8 @@ class TrainingStore:
         """Begin a training, or find the one of that name and plan.
 
         Raises:
-            LeylineError: INVALID_ARGUMENT, TRAINING_EXISTS (with another plan), or
-                TRAINING_ALREADY_RUNNING.
+            LeylineError: INVALID_ARGUMENT, also where the run's stored episodes are none to learn
+                from; TRAINING_EXISTS (with another plan); or TRAINING_ALREADY_RUNNING.
         """
         filled = fill(plan)
         with self._database.write() as connection:
@@ -41,15 +45,20 @@ class TrainingStore:
             if known is not None:
                 if TrainingPlan.FromString(known["plan"]) != filled:
                     raise LeylineError(ErrorCode.TRAINING_EXISTS, training_id=training_id)
-                return _training(known)
+                return _training(connection, known)
             running = connection.execute(_unfinished()).scalar_one_or_none()
             if running is not None:
                 raise LeylineError(ErrorCode.TRAINING_ALREADY_RUNNING, training_id=running)
+            _refuse_unfit_episodes(connection, filled)
             name = training_id or f"training-{uuid.uuid4().hex[:12]}"
             connection.execute(
                 insert(trainings).values(
                     training_id=name,
                     plan=filled.SerializeToString(deterministic=True),
+                    deterministic=filled.deterministic,
+                    run_id=filled.run_id,
+                    episodes_per_update=filled.episodes_per_update,
+                    lag=filled.lag,
                     state=RUNNING,
                     status_message="waits for its learner",
                     stop_requested=False,
@@ -59,7 +68,7 @@ class TrainingStore:
                     started_at=moment.now(),
                 )
             )
-            return _training(require(connection, name))
+            return _training(connection, require(connection, name))
 
     def get(self, training_id: str) -> Training:
         """A training, or the newest where ``training_id`` is empty.
@@ -68,7 +77,7 @@ class TrainingStore:
             LeylineError: TRAINING_NOT_FOUND.
         """
         with self._database.read() as connection:
-            return _training(require(connection, training_id))
+            return _training(connection, require(connection, training_id))
 
     def unfinished(self) -> str | None:
         """The name of the training that runs, if any."""
@@ -85,7 +94,7 @@ class TrainingStore:
             row = require(connection, training_id)
             if row["state"] == RUNNING:
                 change(connection, row["id"], stop_requested=True)
-            return _training(require(connection, training_id))
+            return _training(connection, require(connection, training_id))
 
     def end(self, training_id: str, state: TrainingState.ValueType, message: str) -> None:
         """End a training that runs; one that has ended stays as it is."""
@@ -178,12 +187,41 @@ def _unfinished() -> Select[tuple[str]]:
     return select(trainings.c.training_id).where(trainings.c.state == RUNNING)
 
 
-def _training(row: RowMapping) -> Training:
+def _refuse_unfit_episodes(connection: Connection, plan: TrainingPlan) -> None:
+    """Refuse a plan for a run of which something is stored that it could not learn from.
+
+    Raises:
+        LeylineError: INVALID_ARGUMENT.
+    """
+    if not plan.run_id:
+        return
+    stored = select(episodes.c.episode_index).where(episodes.c.run_id == plan.run_id).limit(1)
+    held_out = connection.execute(stored.where(episodes.c.held_out)).scalar_one_or_none()
+    if held_out is not None:
+        described = (
+            f"run {plan.run_id!r} plays situations that are held out for evaluation: learn from "
+            "another run"
+        )
+    elif plan.deterministic and connection.execute(stored).scalar_one_or_none() is not None:
+        described = (
+            f"run {plan.run_id!r} has begun, and its episodes have no version of this training: "
+            "start the training first, and then a run under another name"
+        )
+    else:
+        return
+    violation = Violation("plan.run_id", described)
+    raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
+
+
+def _training(connection: Connection, row: RowMapping) -> Training:
+    message = row["status_message"]
+    if row["deterministic"] and message == WAITS_FOR_EPISODES:
+        message = order.progress(connection, row)
     return Training(
         training_id=row["training_id"],
         plan=TrainingPlan.FromString(row["plan"]),
         state=TrainingState.ValueType(row["state"]),
-        status_message=row["status_message"],
+        status_message=message,
         updates=row["updates"],
         episodes=row["episodes"],
         policy_version=row["policy_version"] or "",

@@ -11,7 +11,7 @@ class Update:
     """An update's gradient steps, and numbers to judge it by.
 
     Attributes:
-        gradient_steps: taken; never 0.
+        gradient_steps: taken; 0 where there was no episode to learn from.
         mean_return: of the fresh batch's episodes, in units of the reward.
         diagnostics: by the names that TrainingSummary lists.
         alarms: what somebody should look at, for people.

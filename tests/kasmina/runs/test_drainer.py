@@ -11,7 +11,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kasmina.neighbours import Experience, serving, step_id, until
+from tests.kasmina.neighbours import Experience, not_ready, serving, step_id, until
 
 from chassis.channel import ChannelSettings, open_channel
 from chassis.errors import ErrorCode, LeylineError
@@ -100,6 +100,18 @@ async def test_an_episode_that_nobody_introduced_is_begun_and_recorded(journal: 
     assert (introduction.policy, introduction.follows_registry) == ("coin", True)
     assert (introduction.horizon, introduction.slots) == (9, 2)
     assert introduction.origin == ORIGIN
+
+
+async def test_an_episode_that_did_not_wait_for_its_version_is_recorded_without_one(
+    journal: Journal,
+) -> None:
+    experience = Experience(
+        refuse=lambda request: not_ready(request) if request.follows_registry else None
+    )
+    async with serving(experience) as address:
+        await drained(journal, address)
+    assert len(experience.episode("run", 0)) == 9
+    assert [each.follows_registry for each in experience.introductions] == [True, False]
 
 
 async def test_a_fence_that_is_known_is_used(tmp_path: Path) -> None:

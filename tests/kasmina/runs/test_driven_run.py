@@ -158,6 +158,28 @@ async def test_a_caller_drives_the_episodes_of_a_run_in_order(tmp_path: Path) ->
     assert (steps(late), end.termination) == ([2], TERMINATION_HORIZON)
 
 
+async def test_a_caller_drives_a_share_of_a_run_from_its_first_episode_on(tmp_path: Path) -> None:
+    spec = simulated_spec(horizon=2, episodes=2)
+    spec.first_episode, spec.episode_stride = 3, 4
+    async with kasmina(tmp_path, NOBODY, NOBODY) as service:
+        why = {}
+        for episode_index in (0, 3, 5, 7):
+            driver = Driver(service)
+            await driver.open("mine", spec, episode_index)
+            if episode_index in (3, 7):
+                transitions, _ = await driver.to_the_end()
+                assert {each.step_id.episode_index for each in transitions} == {episode_index}
+            else:
+                [violation] = (await driver.refusal()).violations
+                why[episode_index] = violation.description
+        await service.finish("mine")
+        run = await service.run("mine")
+
+    assert why[0] == "must be 3, the first episode of a run that is yet to begin"
+    assert why[5] == "must be an episode of the run, which has 3, 7"
+    assert (run.state, run.episodes_ended) == (RUN_STATE_COMPLETED, 2)
+
+
 async def test_a_driver_comes_back_after_the_service_was_killed(tmp_path: Path) -> None:
     experience, spec = Experience(), simulated_spec(horizon=4)
     async with serving(experience) as simic:

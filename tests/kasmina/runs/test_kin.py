@@ -201,7 +201,11 @@ def test_a_twin_that_waits_and_is_the_same_otherwise_is_taken(
             striped(5, seed=5, growth=GrowthSpec(planted={"slot-0": "norm"}), twin_run="waiting"),
             "differs in growth.blueprints, growth.blend_intervals, growth.planted",
         ),
-        (striped(5, seed=5, episodes=2, twin_run="waiting"), "1 episodes, fewer"),
+        (
+            striped(5, seed=5, episodes=2, twin_run="waiting"),
+            "has episodes 0, and this has episode 1",
+        ),
+        (striped(5, seed=5, first_episode=3, twin_run="waiting"), "and this has episode 3"),
         (
             striped(
                 5,
@@ -238,6 +242,16 @@ def test_a_twins_plan_must_only_wait(state: StateDirectory, journal: Journal) ->
     _, why = refusal(striped(training=fp32, twin_run="acting"), state, journal)
     assert "does not only wait" in why
     admitted(striped(training=fp32, twin_run="patient"), state, journal)
+
+
+def test_a_twin_has_all_the_episodes_of_a_share(state: StateDirectory, journal: Journal) -> None:
+    fp32 = TrainingSpec(horizon=5, batch_size=32, precision=PRECISION_FP32)
+    whole = striped(training=fp32, episodes=8, policy=PolicySpec(plan=Plan()))
+    queued(journal, "whole", whole)
+    parts = {"first_episode": 1, "episode_stride": 3}
+    admitted(striped(training=fp32, twin_run="whole", episodes=3, **parts), state, journal)
+    _, why = refusal(striped(training=fp32, twin_run="whole", episodes=4, **parts), state, journal)
+    assert "has episodes 0 to 7, and this has episode 10" in why
 
 
 def test_while_a_twin_has_not_started_both_must_say_the_precision(

@@ -14,6 +14,7 @@ from tests.kasmina.neighbours import (
     Policy,
     answer,
     coin,
+    not_ready,
     refusal,
     serving,
     step_id,
@@ -252,6 +253,60 @@ async def test_a_deterministic_run_asks_until_the_policy_answers(
         decided = (await asking).decided
     assert decided.decider == DECIDER_POLICY
     assert states(journal) == [RUN_STATE_PAUSED, RUN_STATE_RUNNING]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_any_run_waits_for_a_version_that_is_yet_to_be_learned(
+    journal: Journal, tmp_path: Path, deterministic: bool
+) -> None:
+    experience = Experience(pin="v7", refuse=not_ready)
+    async with (
+        serving(Policy(), experience) as address,
+        decider(journal, tmp_path, address, address, deterministic=deterministic) as remote,
+    ):
+        begun = asyncio.create_task(asyncio.to_thread(remote.begin, terms()))
+        await until(lambda: len(experience.introductions) == 3)
+        experience.refuse = lambda request: None
+        assert (await begun).policy_version == "v7"
+    paused, _ = journal.events.after("run", 2)
+    assert states(journal) == [RUN_STATE_PAUSED, RUN_STATE_RUNNING]
+    assert paused.state_changed.message == (
+        f"waiting for the learner at {address}: VERSION_NOT_READY: episode 0 of run 'run' is to be"
+        " decided by the version after update 7, which is not there yet"
+    )
+
+
+async def test_a_run_that_waits_for_the_learner_does_not_mind_a_restart(
+    journal: Journal, tmp_path: Path
+) -> None:
+    experience = Experience(pin="v7", refuse=not_ready)
+    async with serving(experience) as simic:
+        pass
+    async with (
+        serving(Policy()) as policy,
+        decider(journal, tmp_path, policy, simic) as remote,
+    ):
+        async with serving(experience, address=simic):
+            begun = asyncio.create_task(asyncio.to_thread(remote.begin, terms()))
+            await until(lambda: len(experience.introductions) == 1)
+        await asyncio.sleep(0.6)
+        experience.refuse = lambda request: None
+        async with serving(experience, address=simic):
+            assert (await begun).policy_version == "v7"
+
+
+async def test_a_run_that_waits_for_the_learner_can_be_cancelled(
+    journal: Journal, tmp_path: Path
+) -> None:
+    async with (
+        serving(Policy(), Experience(refuse=not_ready)) as address,
+        decider(journal, tmp_path, address, address) as remote,
+    ):
+        beginning = asyncio.create_task(asyncio.to_thread(remote.begin, terms()))
+        await until(lambda: states(journal) == [RUN_STATE_PAUSED])
+        journal.runs.request_cancel("run", "no patience")
+        with pytest.raises(RunCancelled, match="no patience"):
+            await beginning
 
 
 async def test_a_deterministic_run_that_waits_can_be_cancelled(

@@ -78,6 +78,12 @@ BAD = ErrorCode.INVALID_ARGUMENT
         ),
         (RunSpec(), BAD, "spec.dataset.name", "digits"),
         (
+            digits(episodes=1_000_000, first_episode=5, episode_stride=2000),
+            BAD,
+            "spec.episodes",
+            "the last one would be 1999998005",
+        ),
+        (
             RunSpec(dataset=DatasetSpec(name="mnist")),
             ErrorCode.UNKNOWN_DATASET,
             "spec.dataset.name",

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 from tests.kasmina.neighbours import Experience, Policy, serving, until
-from tests.kasmina.running import kasmina, small_spec
+from tests.kasmina.running import kasmina, simulated_spec, small_spec
 
 from kasmina.runs.fault import VARIABLE, Point
+from leyline.indices import episode_indices
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
     RUN_STATE_COMPLETED,
     RUN_STATE_FAILED,
     CancelRunRequest,
+    Run,
+    RunSpec,
 )
 from leyline.v1.transition_pb2 import (
     DECIDER_POLICY,
@@ -68,6 +71,35 @@ async def test_killed_at_every_point_of_a_step_a_run_is_bit_for_bit_the_uninterr
         assert sum(event.WhichOneof("event") == kind for event in events) == count
     assert sum(event.WhichOneof("event") == "episode_began" for event in events) == 1 + 7
     assert not list((tmp_path / "state" / "checkpoints").rglob("*.safetensors"))
+
+
+async def test_trainers_that_share_a_run_play_the_episodes_of_one(tmp_path: Path) -> None:
+    def share(first: int, stride: int, episodes: int) -> RunSpec:
+        spec = simulated_spec(episodes=episodes)
+        spec.first_episode, spec.episode_stride = first, stride
+        return spec
+
+    async def play(place: str, experience: Experience, spec: RunSpec) -> Run:
+        (tmp_path / place).mkdir()
+        async with (
+            serving(Policy(), experience) as neighbours,
+            kasmina(tmp_path / place, neighbours, neighbours) as service,
+        ):
+            await service.start_run("shared", spec)
+            await service.finish("shared")
+            last = episode_indices(spec)[-1]
+            await until(lambda: ("shared", last) in experience.ends)
+            return await service.run("shared")
+
+    alone, together = Experience(), Experience()
+    await play("alone", alone, share(0, 1, 4))
+    await play("even", together, share(0, 2, 2))
+    odd = await play("odd", together, share(1, 2, 2))
+
+    assert (odd.state, odd.episodes_ended, odd.steps_completed) == (RUN_STATE_COMPLETED, 2, 8)
+    assert sorted(together.ends) == sorted(alone.ends) == [("shared", each) for each in range(4)]
+    for key, transition in alone.transitions.items():
+        assert without_clocks(together.transitions[key]) == without_clocks(transition)
 
 
 async def test_a_run_outlives_the_service_and_its_worker_dies_with_it(tmp_path: Path) -> None:

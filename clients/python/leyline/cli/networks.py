@@ -22,6 +22,7 @@ from leyline.cli.output import (
     tell_break,
 )
 from leyline.client import Trainer
+from leyline.indices import episode_indices
 from leyline.network import read_manifest
 from leyline.v1.trainer_pb2 import EvaluateRunResponse, NetworkFormat, Split
 
@@ -76,7 +77,8 @@ def evaluate(
         async with Trainer(kasmina, ca) as trainer:
             index = episode
             if index is None:
-                index = max((await trainer.get(run_id)).episodes_ended - 1, 0)
+                run = await trainer.get(run_id)
+                index = episode_indices(run.spec)[max(run.episodes_ended - 1, 0)]
             with Console(stderr=True).status(f"classifying the {split} split"):
                 wanted = Split.Value(f"SPLIT_{split.name}")
                 return index, await trainer.evaluate(run_id, index, wanted)

@@ -24,6 +24,7 @@ from leyline.cli.watching import as_yaml, follow
 from leyline.client import Trainer
 from leyline.document import Document, InvalidDocument
 from leyline.filling import Problem
+from leyline.indices import episode_indices, in_words
 from leyline.record import state_name
 from leyline.v1.trainer_pb2 import Run, RunSpec
 
@@ -46,7 +47,9 @@ def print_run(run: Run, as_json: bool) -> None:
     print(f"state     {state_name(run.state)}{status}")
     print(f"data      {data}network {spec.host.name}")
     horizon = spec.training.horizon
-    print(f"episodes  {run.episodes_ended} of {spec.episodes} ended, {horizon} steps each")
+    indices = episode_indices(spec)
+    shared = "" if indices == range(len(indices)) else f" ({in_words(indices)})"
+    print(f"episodes  {run.episodes_ended} of {len(indices)}{shared} ended, {horizon} steps each")
     print(f"steps     {run.steps_completed}, {run.outbox_depth} not yet stored as experience")
 
 

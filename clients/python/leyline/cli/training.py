@@ -32,6 +32,9 @@ def _print(training: Training, as_json: bool) -> None:
     print(f"training  {training.training_id}")
     print(f"state     {state}{': ' if training.status_message else ''}{training.status_message}")
     print(f"plan      {plan.preset}: {plan.algorithm}, {plan.network}, {plan.reward}")
+    if plan.run_id:
+        order = f", deterministic, lag {plan.lag}" if plan.deterministic else ""
+        print(f"run       {plan.run_id}{order}")
     print(f"updates   {training.updates} of {plan.max_updates or 'no limit'}")
     print(f"episodes  {training.episodes}, {plan.episodes_per_update} an update")
     print(f"version   {training.policy_version or '-'}")
@@ -53,6 +56,8 @@ def start(
       leyline training start --preset demo
 
       leyline training start --set max_updates=20 --set run_id=my-run
+
+      leyline training start --set deterministic=true --set run_id=study --set lag=1
     """
     document = Document.empty("--set")
     document.change(f"preset={preset}")
