@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from structlog.testing import capture_logs
+from tests.leyline.conftest import COMMAND
 from tests.leyline.experience import begin, items, made_episode
-from tests.simic.running import Client, running
+from tests.simic.running import Client, eventually, running
 
 from leyline import document
 from leyline.cli import main
@@ -24,10 +25,13 @@ from leyline.client import Episode, Experience
 from leyline.client.episodes import EpisodeKey
 from leyline.files import importing
 from leyline.files.importing import Importer
+from leyline.files.parquet import ParquetExport
+from leyline.files.specs import Specs
 from leyline.observation import SEED_SPEC, fingerprint
 from leyline.v1.experience_pb2 import (
     GetIngestCursorRequest,
     GetIngestCursorResponse,
+    GetStatisticsRequest,
     ReadEpisodesRequest,
     RecordTransitionsRequest,
 )
@@ -257,6 +261,26 @@ async def test_what_an_import_that_broke_off_has_left_is_completed(here: Desk, t
     assert said(await there.stored()) == said(await here.stored())
 
 
+async def test_an_import_that_is_killed_is_completed_by_the_next(there: Desk) -> None:
+    episodes = [made_episode(seed, 24, index=seed) for seed in range(60)]
+    with ParquetExport(Path("large.parquet"), Specs()) as export:
+        for episode in episodes:
+            export.add(episode)
+    arguments = ("experience", "import", "large.parquet", "--simic", there.address)
+    killed = await asyncio.create_subprocess_exec(*COMMAND, *arguments)
+
+    async def has_some() -> bool:
+        answer = await there.client.experience.GetStatistics(GetStatisticsRequest())
+        return answer.transitions > 0
+
+    await eventually(has_some)
+    killed.kill()
+    await killed.wait()
+    report = await there.asks("import", "large.parquet")
+    assert report["imported"] + report["known"] == 60
+    assert said(await there.stored()) == said(map(_undated, episodes))
+
+
 async def test_an_episode_that_was_exported_while_it_went_on_is_completed_by_a_later_export(
     here: Desk, there: Desk
 ) -> None:
@@ -290,10 +314,10 @@ async def test_messages_stay_below_what_a_service_takes(
         importer = Importer(experience)
         await importer.take(small)
         await importer.finish()
-    assert said(await there.stored()) == said([_unnamed(large), _unnamed(small)])
+    assert said(await there.stored()) == said([_undated(large), _undated(small)])
 
 
-def _unnamed(episode: Episode) -> Episode:
+def _undated(episode: Episode) -> Episode:
     episode.head.ClearField("began_at")
     return episode
 
