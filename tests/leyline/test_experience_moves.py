@@ -457,6 +457,7 @@ def test_what_cannot_be_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) 
     assert "neither NAME.parquet nor a data set's name" in refusal(capsys, "import", "none")
     assert "it is no whole Parquet file" in refusal(capsys, "import", "table.csv")
     assert "no service answers at 127.0.0.1:1" in refusal(capsys, "export", "all.parquet")
+    assert "neither NAME.parquet nor a data set's name" in refusal(capsys, "export", "all.csv")
     needs_run = refusal(capsys, "import", "table.csv", "--as", "other", code=2)
     assert "say which with --run" in needs_run
     bad_name = refusal(capsys, "import", "table.csv", "--run", "a", "--as", "no spaces", code=2)

@@ -117,15 +117,13 @@ async def _export(
     from leyline.files.parquet import ParquetExport
 
     is_parquet = destination.endswith(_SUFFIX)
+    export = (
+        ParquetExport(Path(destination), specs) if is_parquet else MinariExport(destination, specs)
+    )
     async with Experience(simic, ca, tell_break) as experience:
         counted = await experience.statistics(request.run_id)
         is_whole = request == ReadEpisodesRequest(run_id=request.run_id)
-        with (
-            _progress() as progress,
-            ParquetExport(Path(destination), specs)
-            if is_parquet
-            else MinariExport(destination, specs) as export,
-        ):
+        with export, _progress() as progress:
             bar = progress.add_task("", total=counted.transitions if is_whole else None)
             async for episode in experience.episodes(request):
                 export.add(episode)
