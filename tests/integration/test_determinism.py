@@ -117,7 +117,9 @@ async def school(folder: Path, *kasminas: str, **plan: Any) -> AsyncIterator[Sch
     try:
         await stack.up("simic", "tamiyo", *kasminas, **SOON)
         async with Learner(stack.addresses["simic"]) as learner:
-            asked = TrainingPlan(deterministic=True, run_id=RUN, seed=5, **plan)
+            asked = TrainingPlan(
+                observation_spec="seed", deterministic=True, run_id=RUN, seed=5, **plan
+            )
             await learner.start(asked, "t")
             yield School(stack, learner)
     finally:

@@ -58,12 +58,20 @@ def test_conditions_select_episodes(
     assert heads(read(reader, **conditions)) == expected
 
 
-def test_only_episodes_that_began_later(
+def test_only_episodes_that_began_later_or_earlier(
     reader: ExperienceReader, three_episodes: list[Script]
 ) -> None:
     records = read(reader)
     second = [record.head for record in records if record.HasField("head")][1]
     assert heads(read(reader, began_after=second.began_at)) == [("a", 1), ("b", 0)]
+    assert heads(read(reader, began_before=second.began_at)) == [("a", 0)]
+
+
+def test_a_head_says_how_its_episode_was_begun(
+    reader: ExperienceReader, three_episodes: list[Script]
+) -> None:
+    begun, head = three_episodes[0].begin(), read(reader)[0].head
+    assert (head.policy, head.mode, head.horizon) == (begun.policy, begun.mode, begun.horizon)
 
 
 @pytest.mark.usefixtures("three_episodes")

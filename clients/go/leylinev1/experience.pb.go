@@ -1012,7 +1012,11 @@ type EpisodeHead struct {
 	// For how many slots.
 	Slots *SlotRequirement `protobuf:"bytes,8,opt,name=slots,proto3" json:"slots,omitempty"`
 	// What it is made of. Unset where the trainer did not say.
-	Origin        *EpisodeOrigin `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
+	Origin *EpisodeOrigin `protobuf:"bytes,9,opt,name=origin,proto3" json:"origin,omitempty"`
+	// How its actions are drawn.
+	Mode SelectionMode `protobuf:"varint,10,opt,name=mode,proto3,enum=leyline.v1.SelectionMode" json:"mode,omitempty"`
+	// Decision intervals that it was begun for.
+	Horizon       uint32 `protobuf:"varint,11,opt,name=horizon,proto3" json:"horizon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1108,6 +1112,20 @@ func (x *EpisodeHead) GetOrigin() *EpisodeOrigin {
 		return x.Origin
 	}
 	return nil
+}
+
+func (x *EpisodeHead) GetMode() SelectionMode {
+	if x != nil {
+		return x.Mode
+	}
+	return SelectionMode_SELECTION_MODE_UNSPECIFIED
+}
+
+func (x *EpisodeHead) GetHorizon() uint32 {
+	if x != nil {
+		return x.Horizon
+	}
+	return 0
 }
 
 // Asks for a page of episodes. Conditions that are set must all hold.
@@ -1807,7 +1825,7 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"transition\x18\x02 \x01(\v2\x16.leyline.v1.TransitionH\x00R\n" +
 	"transition\x12*\n" +
 	"\x03end\x18\x03 \x01(\v2\x16.leyline.v1.EpisodeEndH\x00R\x03endB\b\n" +
-	"\x06record\"\xfe\x02\n" +
+	"\x06record\"\xc7\x03\n" +
 	"\vEpisodeHead\x12\x15\n" +
 	"\x06run_id\x18\x01 \x01(\tR\x05runId\x12#\n" +
 	"\repisode_index\x18\x02 \x01(\rR\fepisodeIndex\x12\x16\n" +
@@ -1817,7 +1835,10 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\x05steps\x18\x06 \x01(\rR\x05steps\x12)\n" +
 	"\x10spec_fingerprint\x18\a \x01(\tR\x0fspecFingerprint\x121\n" +
 	"\x05slots\x18\b \x01(\v2\x1b.leyline.v1.SlotRequirementR\x05slots\x121\n" +
-	"\x06origin\x18\t \x01(\v2\x19.leyline.v1.EpisodeOriginR\x06originB\x11\n" +
+	"\x06origin\x18\t \x01(\v2\x19.leyline.v1.EpisodeOriginR\x06origin\x12-\n" +
+	"\x04mode\x18\n" +
+	" \x01(\x0e2\x19.leyline.v1.SelectionModeR\x04mode\x12\x18\n" +
+	"\ahorizon\x18\v \x01(\rR\ahorizonB\x11\n" +
 	"\x0f_policy_version\"\xf7\x02\n" +
 	"\x13ListEpisodesRequest\x12\x1e\n" +
 	"\x06run_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05runId\x12/\n" +
@@ -1950,36 +1971,37 @@ var file_leyline_v1_experience_proto_depIdxs = []int32{
 	29, // 16: leyline.v1.EpisodeHead.began_at:type_name -> google.protobuf.Timestamp
 	30, // 17: leyline.v1.EpisodeHead.slots:type_name -> leyline.v1.SlotRequirement
 	24, // 18: leyline.v1.EpisodeHead.origin:type_name -> leyline.v1.EpisodeOrigin
-	29, // 19: leyline.v1.ListEpisodesRequest.began_after:type_name -> google.protobuf.Timestamp
-	29, // 20: leyline.v1.ListEpisodesRequest.began_before:type_name -> google.protobuf.Timestamp
-	13, // 21: leyline.v1.EpisodeSummary.head:type_name -> leyline.v1.EpisodeHead
-	26, // 22: leyline.v1.EpisodeSummary.end:type_name -> leyline.v1.EpisodeEnd
-	15, // 23: leyline.v1.ListEpisodesResponse.episodes:type_name -> leyline.v1.EpisodeSummary
-	31, // 24: leyline.v1.ActionCount.action_type:type_name -> leyline.v1.ActionType
-	20, // 25: leyline.v1.GetStatisticsResponse.actions:type_name -> leyline.v1.ActionCount
-	21, // 26: leyline.v1.GetStatisticsResponse.versions:type_name -> leyline.v1.VersionCount
-	0,  // 27: leyline.v1.GetStatisticsResponse.integrity:type_name -> leyline.v1.IntegrityState
-	1,  // 28: leyline.v1.ExperienceService.BeginEpisode:input_type -> leyline.v1.BeginEpisodeRequest
-	5,  // 29: leyline.v1.ExperienceService.StreamTransitions:input_type -> leyline.v1.StreamTransitionsRequest
-	7,  // 30: leyline.v1.ExperienceService.RecordTransitions:input_type -> leyline.v1.RecordTransitionsRequest
-	9,  // 31: leyline.v1.ExperienceService.GetIngestCursor:input_type -> leyline.v1.GetIngestCursorRequest
-	11, // 32: leyline.v1.ExperienceService.ReadEpisodes:input_type -> leyline.v1.ReadEpisodesRequest
-	14, // 33: leyline.v1.ExperienceService.ListEpisodes:input_type -> leyline.v1.ListEpisodesRequest
-	19, // 34: leyline.v1.ExperienceService.GetStatistics:input_type -> leyline.v1.GetStatisticsRequest
-	17, // 35: leyline.v1.ExperienceService.BackUp:input_type -> leyline.v1.BackUpRequest
-	2,  // 36: leyline.v1.ExperienceService.BeginEpisode:output_type -> leyline.v1.BeginEpisodeResponse
-	6,  // 37: leyline.v1.ExperienceService.StreamTransitions:output_type -> leyline.v1.StreamTransitionsResponse
-	8,  // 38: leyline.v1.ExperienceService.RecordTransitions:output_type -> leyline.v1.RecordTransitionsResponse
-	10, // 39: leyline.v1.ExperienceService.GetIngestCursor:output_type -> leyline.v1.GetIngestCursorResponse
-	12, // 40: leyline.v1.ExperienceService.ReadEpisodes:output_type -> leyline.v1.ReadEpisodesResponse
-	16, // 41: leyline.v1.ExperienceService.ListEpisodes:output_type -> leyline.v1.ListEpisodesResponse
-	22, // 42: leyline.v1.ExperienceService.GetStatistics:output_type -> leyline.v1.GetStatisticsResponse
-	18, // 43: leyline.v1.ExperienceService.BackUp:output_type -> leyline.v1.BackUpResponse
-	36, // [36:44] is the sub-list for method output_type
-	28, // [28:36] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	23, // 19: leyline.v1.EpisodeHead.mode:type_name -> leyline.v1.SelectionMode
+	29, // 20: leyline.v1.ListEpisodesRequest.began_after:type_name -> google.protobuf.Timestamp
+	29, // 21: leyline.v1.ListEpisodesRequest.began_before:type_name -> google.protobuf.Timestamp
+	13, // 22: leyline.v1.EpisodeSummary.head:type_name -> leyline.v1.EpisodeHead
+	26, // 23: leyline.v1.EpisodeSummary.end:type_name -> leyline.v1.EpisodeEnd
+	15, // 24: leyline.v1.ListEpisodesResponse.episodes:type_name -> leyline.v1.EpisodeSummary
+	31, // 25: leyline.v1.ActionCount.action_type:type_name -> leyline.v1.ActionType
+	20, // 26: leyline.v1.GetStatisticsResponse.actions:type_name -> leyline.v1.ActionCount
+	21, // 27: leyline.v1.GetStatisticsResponse.versions:type_name -> leyline.v1.VersionCount
+	0,  // 28: leyline.v1.GetStatisticsResponse.integrity:type_name -> leyline.v1.IntegrityState
+	1,  // 29: leyline.v1.ExperienceService.BeginEpisode:input_type -> leyline.v1.BeginEpisodeRequest
+	5,  // 30: leyline.v1.ExperienceService.StreamTransitions:input_type -> leyline.v1.StreamTransitionsRequest
+	7,  // 31: leyline.v1.ExperienceService.RecordTransitions:input_type -> leyline.v1.RecordTransitionsRequest
+	9,  // 32: leyline.v1.ExperienceService.GetIngestCursor:input_type -> leyline.v1.GetIngestCursorRequest
+	11, // 33: leyline.v1.ExperienceService.ReadEpisodes:input_type -> leyline.v1.ReadEpisodesRequest
+	14, // 34: leyline.v1.ExperienceService.ListEpisodes:input_type -> leyline.v1.ListEpisodesRequest
+	19, // 35: leyline.v1.ExperienceService.GetStatistics:input_type -> leyline.v1.GetStatisticsRequest
+	17, // 36: leyline.v1.ExperienceService.BackUp:input_type -> leyline.v1.BackUpRequest
+	2,  // 37: leyline.v1.ExperienceService.BeginEpisode:output_type -> leyline.v1.BeginEpisodeResponse
+	6,  // 38: leyline.v1.ExperienceService.StreamTransitions:output_type -> leyline.v1.StreamTransitionsResponse
+	8,  // 39: leyline.v1.ExperienceService.RecordTransitions:output_type -> leyline.v1.RecordTransitionsResponse
+	10, // 40: leyline.v1.ExperienceService.GetIngestCursor:output_type -> leyline.v1.GetIngestCursorResponse
+	12, // 41: leyline.v1.ExperienceService.ReadEpisodes:output_type -> leyline.v1.ReadEpisodesResponse
+	16, // 42: leyline.v1.ExperienceService.ListEpisodes:output_type -> leyline.v1.ListEpisodesResponse
+	22, // 43: leyline.v1.ExperienceService.GetStatistics:output_type -> leyline.v1.GetStatisticsResponse
+	18, // 44: leyline.v1.ExperienceService.BackUp:output_type -> leyline.v1.BackUpResponse
+	37, // [37:45] is the sub-list for method output_type
+	29, // [29:37] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_leyline_v1_experience_proto_init() }

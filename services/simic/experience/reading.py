@@ -17,7 +17,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.decision_pb2 import ActionType, SelectionMode
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
     ActionCount,
@@ -151,6 +151,8 @@ def _conditions(request: ReadEpisodesRequest) -> list[ColumnElement[bool]]:
         conditions.append(episodes.c.run_id == request.run_id)
     if request.HasField("began_after"):
         conditions.append(episodes.c.began_at >= moment.from_proto(request.began_after))
+    if request.HasField("began_before"):
+        conditions.append(episodes.c.began_at < moment.from_proto(request.began_before))
     if request.ended_only:
         conditions.append(episodes.c.termination != Termination.TERMINATION_UNSPECIFIED)
     if request.policy_version:
@@ -174,6 +176,8 @@ def _head(row: RowMapping) -> EpisodeHead:
         spec_fingerprint=row["spec_fingerprint"],
         slots=SlotRequirement(exactly=row["slots"]),
         origin=None if row["origin"] is None else EpisodeOrigin.FromString(row["origin"]),
+        mode=SelectionMode.ValueType(row["mode"]),
+        horizon=row["horizon"],
     )
 
 

@@ -27,6 +27,7 @@ from leyline.client import DownloadCorrupt
 from leyline.conformance import Unreachable
 from leyline.document import InvalidDocument
 from leyline.error import ServiceError
+from leyline.files.error import FileRefused
 from leyline.installation import DISTRIBUTION, InstallationError
 from leyline.network import NoNetwork
 
@@ -88,6 +89,7 @@ def run(arguments: list[str]) -> int:
         ServiceError,
         InstallationError,
         DownloadCorrupt,
+        FileRefused,
         NoNetwork,
         OSError,
     ) as error:

@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from leyline.cli import experience_files
 from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, finish, print_json, print_table
 from leyline.client import Experience
 from leyline.record import action_name
 from leyline.v1.experience_pb2 import GetStatisticsResponse
 
 commands = typer.Typer(help="Stored experience.", no_args_is_help=True)
+
+
+experience_files.register(commands)
 
 
 @commands.callback()

@@ -10,11 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json
+from leyline.cli.specs import read_spec
 from leyline.client import Registry
-from leyline.document import Document
 from leyline.installation import check_extra
-from leyline.observation import fingerprint, spec_by_name, spec_names
-from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.registry_pb2 import PolicyManifest
 
@@ -66,7 +64,7 @@ def import_(
 
       leyline policy import model.onnx --name mine --spec extended --slots any --activate
     """
-    observation_spec, requirement = _spec(spec), None if slots is None else _requirement(slots)
+    observation_spec, requirement = read_spec(spec), None if slots is None else _requirement(slots)
     check_extra("tamiyo")
     # By name, because the client must not depend on the services.
     imported = importlib.import_module("tamiyo.imported")
@@ -107,24 +105,6 @@ def import_(
 def _refuse(file: Path, why: str) -> NoReturn:
     print(f"leyline: {file} is not imported: {why}", file=sys.stderr)
     raise typer.Exit(1) from None
-
-
-def _spec(spec: str) -> ObservationSpec:
-    """Return the spec of a name, or of a file, which may leave out its fingerprint."""
-    if spec in spec_names():
-        return spec_by_name(spec)
-    path = Path(spec)
-    if not path.exists():
-        raise typer.BadParameter(
-            f"--spec: {spec} is neither a file nor one of {', '.join(spec_names())}"
-        )
-    document = Document.read(path)
-    if "fingerprint" in (key.value for key, _ in document.root.value):
-        return document.message(ObservationSpec)
-    document.change(f"fingerprint={'0' * 64}")
-    made = document.message(ObservationSpec)
-    made.fingerprint = fingerprint(made)
-    return made
 
 
 def _requirement(slots: str) -> SlotRequirement:

@@ -13,6 +13,7 @@ downloads and driven episodes wait a minute for a service that is away, and tell
 from leyline.client.connection import Client
 from leyline.client.download import DownloadCorrupt
 from leyline.client.drive import DrivenEpisode
+from leyline.client.episodes import Episode
 from leyline.client.patience import OnBreak
 from leyline.client.policy import PolicyServer
 from leyline.client.simic import Experience, Learner, Registry
@@ -22,6 +23,7 @@ __all__ = [
     "Client",
     "DownloadCorrupt",
     "DrivenEpisode",
+    "Episode",
     "Experience",
     "Learner",
     "OnBreak",

@@ -77,6 +77,16 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self.address) from None
 
+    async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Make a call that may be made twice, again and again while the service is away."""
+        patience = Patience(self._on_break)
+        while True:
+            patience.calls()
+            try:
+                return await self._call(call())
+            except ServiceError as error:
+                await patience.after(error)
+
     async def _stream(self, call: AsyncIterable[Answer]) -> AsyncIterator[Answer]:
         try:
             async for answer in call:

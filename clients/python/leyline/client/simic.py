@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import grpc
 
 from leyline.client.connection import CALL_TIMEOUT_S, Client
+from leyline.client.episodes import Episode, read_episodes
+from leyline.client.patience import Patience
+from leyline.error import ServiceError
 from leyline.v1.experience_pb2 import (
+    BeginEpisodeRequest,
+    BeginEpisodeResponse,
+    ExperienceItem,
+    GetIngestCursorRequest,
+    GetIngestCursorResponse,
     GetStatisticsRequest,
     GetStatisticsResponse,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
+    RecordTransitionsRequest,
+    RejectedItem,
 )
 from leyline.v1.experience_pb2_grpc import ExperienceServiceStub
 from leyline.v1.learner_pb2 import (
@@ -55,6 +65,58 @@ class Experience(Client):
     def read(self, request: ReadEpisodesRequest) -> AsyncIterator[ReadEpisodesResponse]:
         """Yield heads, steps and ends of episodes, in order."""
         return self._stream(self._stub.ReadEpisodes(request))
+
+    async def episodes(self, request: ReadEpisodesRequest) -> AsyncIterator[Episode]:
+        """Yield the selected episodes in order, over breaks of connection. Each is whole: where a
+        version is asked for, those of which it decided a step, with the others' steps.
+        """
+        selected = read_episodes(lambda: self.read(request), Patience(self._on_break))
+        async for episode in selected:
+            if request.policy_version and len(episode.steps) < episode.head.steps:
+                whole = await self.episode(*episode.key)
+                if whole is None:
+                    continue  # it was deleted meanwhile
+                episode = whole
+            yield episode
+
+    async def episode(self, run_id: str, episode_index: int) -> Episode | None:
+        """Return one episode; None where there is none."""
+        request = ReadEpisodesRequest(run_id=run_id, first_episode=episode_index, max_episodes=1)
+        found = read_episodes(lambda: self.read(request), Patience(self._on_break))
+        async for episode in found:
+            if episode.key == (run_id, episode_index):
+                return episode
+        return None
+
+    async def cursor(self, run_id: str, episode_index: int) -> GetIngestCursorResponse | None:
+        """Return how much of an episode is stored; None where it never began."""
+        request = GetIngestCursorRequest(run_id=run_id, episode_index=episode_index)
+        try:
+            return await self._patiently(
+                lambda: self._stub.GetIngestCursor(request, timeout=CALL_TIMEOUT_S)
+            )
+        except ServiceError as error:
+            if error.reason == "EPISODE_NOT_FOUND":
+                return None
+            raise
+
+    async def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
+        """Begin an episode, or begin it again: the fence in the answer is above all before."""
+        return await self._patiently(
+            lambda: self._stub.BeginEpisode(request, timeout=CALL_TIMEOUT_S)
+        )
+
+    async def record(self, items: Sequence[ExperienceItem]) -> Sequence[RejectedItem]:
+        """Return once items are on disk, with those that were refused.
+
+        Args:
+            items: 1 to 256, in order of their sequences; 4 MB at most.
+        """
+        request = RecordTransitionsRequest(items=items)
+        answer = await self._patiently(
+            lambda: self._stub.RecordTransitions(request, timeout=CALL_TIMEOUT_S)
+        )
+        return answer.rejected
 
 
 class Registry(Client):
