@@ -17,13 +17,13 @@ from kasmina.network.slot import Outcome
 from kasmina.runs import run_spec
 from kasmina.runs.decider import Answer, Decider, EpisodeTerms, question
 from kasmina.runs.episode_files import EpisodeFiles
-from kasmina.runs.episode_log import Decided, EpisodeRecord
+from kasmina.runs.episode_log import Beginning, Decided, EpisodeRecord
 from kasmina.runs.episode_source import EpisodeSource, EpisodeTrainer
 from kasmina.runs.fault import Point, reached
 from kasmina.runs.journal import Journal
 from kasmina.runs.observation import action_of, execution_message, facts_message, snapshot_message
 from kasmina.runs.origin import origin_of
-from kasmina.runs.run_control import RunControl
+from kasmina.runs.run_control import RunControl, RunFailed
 from kasmina.runs.state_directory import StateDirectory
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
@@ -31,6 +31,7 @@ from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDec
 from leyline.v1.transition_pb2 import TERMINATION_HORIZON, EpisodeEnd, Execution, Transition
 
 _NANOSECONDS = 1_000_000_000
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Episode:
             policy_version=None if known is None else known.policy_version,
             origin=origin,
         )
-        beginning = self._setting.decider.begin(terms)
+        beginning = self._begun(terms)
         snapshot = self._snapshot(trainer)
         event = EpisodeBegan(
             episode_index=self._index,
@@ -146,6 +147,9 @@ class Episode:
         record = self._control.persist(
             lambda: self._journal.episodes.begin(beginning, event, self._setting.run_id)
         )
+        if beginning.refusal is not None:
+            # Written down all the same: whoever has heard of the episode is told its end.
+            raise RunFailed(beginning.refusal)
         bind_call(policy_version=record.policy_version)
         if known is None or self._step_of(trainer) == 0:
             # From here on a fork needs nothing of its parent's.
@@ -156,6 +160,19 @@ class Episode:
                 )
             )
         return record
+
+    def _begun(self, terms: EpisodeTerms) -> Beginning:
+        """What the decider begins with. A refusal without a word from the experience service, which
+        may know of a version that decides, is waited out.
+        """
+        while True:
+            beginning = self._setting.decider.begin(terms)
+            may_change = beginning.follows_registry and beginning.fence is None
+            if beginning.refusal is None or not may_change:
+                self._control.go_on()
+                return beginning
+            self._control.pause(beginning.refusal)
+            time.sleep(_RETRY_S)
 
     def _play_step(self, trainer: EpisodeTrainer, record: EpisodeRecord) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)

@@ -29,6 +29,7 @@ class Beginning:
         policy_version: the version that decides; None until the first decision tells.
         mode: how actions are drawn.
         fence: what BeginEpisode gave; None where the experience service was away.
+        refusal: why nobody can decide the episode; None where somebody can.
     """
 
     policy: str
@@ -36,6 +37,7 @@ class Beginning:
     policy_version: str | None
     mode: SelectionMode.ValueType
     fence: int | None
+    refusal: str | None = None
 
 
 @dataclass(frozen=True)

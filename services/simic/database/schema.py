@@ -18,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-VERSION = 2
+VERSION = 3
 """Raised by one with each change to a table."""
 
 metadata = MetaData()
@@ -93,7 +93,11 @@ policies = Table(
     metadata,
     Column("ordinal", RowNumber, primary_key=True),
     Column("policy_version", String(128), nullable=False, unique=True),
-    Column("artifact_sha256", ForeignKey(artifacts.c.sha256), nullable=False),
+    # The artifact may have been deleted as garbage; the version stays.
+    Column("artifact_sha256", String(64), nullable=False, index=True),
+    # What it decides for. Slots unset: any number.
+    Column("slots", Integer),
+    Column("spec_fingerprint", String(64), nullable=False),
     Column("manifest", LargeBinary, nullable=False),
 )
 
@@ -104,6 +108,8 @@ policy_events = Table(
     Column("time", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("policy_version", ForeignKey(policies.c.policy_version), nullable=False),
+    # Of an activation: whether it no longer stands, see simic.policies.activation.
+    Column("rolled_back", Boolean, nullable=False),
     # The event as WatchPolicies sends it; a registration's manifest is not repeated here.
     Column("payload", LargeBinary, nullable=False),
     Index("policy_events_by_kind", "kind", "sequence"),

@@ -21,7 +21,7 @@ from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
 from simic.experience.ledger import Ledger
-from simic.policies import registry
+from simic.experience.pinning import version_to_pin
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ class ExperienceStore:
     def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
-        The first call pins the version that is active then, where the policy follows the registry;
-        one that policy servers have refused is passed over. What the first call says of the
-        episode's origin is kept.
+        The first call pins the version that decides, as ``simic.experience.pinning`` says. What the
+        first call says of the episode's origin is kept.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape.
@@ -51,7 +50,7 @@ class ExperienceStore:
         with self._database.write() as connection:
             row = _find_episode(connection, request.run_id, request.episode_index)
             if row is None:
-                pinned = registry.version_to_pin(connection) if request.follows_registry else None
+                pinned = version_to_pin(connection, request)
                 _insert_episode(connection, request, pinned)
                 return BeginEpisodeResponse(
                     fence=1, policy_version=pinned, mode=request.mode, next_step=0

@@ -29,7 +29,7 @@ from simic.database.schema import (
 )
 from simic.learning.training import RUNNING, change, finish, require
 from simic.learning.update import Update
-from simic.policies import registry
+from simic.policies import activation, registry
 
 
 class TrainingSuperseded(Exception):
@@ -105,7 +105,7 @@ class Lessons:
     def active(self) -> tuple[PolicyManifest, bytes] | None:
         """The active version and its artifact, if there is one."""
         with self._database.read() as connection:
-            version = registry.active_version(connection)
+            version = activation.active_version(connection)
             return None if version is None else registry.load(connection, version)
 
     def fresh(self) -> list[Episode]:
@@ -193,7 +193,7 @@ class Lessons:
     ) -> None:
         policy_version = version.manifest.policy_version
         registry.register(connection, version.manifest, version.artifact)
-        registry.activate(connection, policy_version, f"{what} training {self._training_id}")
+        activation.activate(connection, policy_version, f"{what} training {self._training_id}")
         change(connection, row["id"], policy_version=policy_version, checkpoint=version.checkpoint)
 
     def _load(self, episode: int) -> Episode:

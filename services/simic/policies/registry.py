@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection, func, insert, select
 
@@ -14,28 +15,26 @@ from leyline.v1.registry_pb2 import (
     ArtifactChunk,
     GetPolicyResponse,
     ListPoliciesResponse,
-    PolicyActivated,
     PolicyManifest,
     PolicyRegistered,
     PolicyReport,
     RegisterPolicyResponse,
+    RollBackPolicyResponse,
     WatchPoliciesResponse,
 )
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import artifacts, policies, policy_events
+from simic.policies import events
+from simic.policies.activation import activate, active_version, roll_back
 from simic.policies.artifact import NETWORKS, check_manifest
+from simic.policies.fitting import what_does_not_fit
 
 CHUNK_BYTES = 256 * 1024
 """Size of a piece of an artifact: well below the 4 MiB that a gRPC message may have."""
 
 DEFAULT_PAGE = 50
-REPORTS_SHOWN = 100
-
-REGISTERED = "registered"
-ACTIVATED = "activated"
-REPORTED = "reported"
-_PIN_CANDIDATES = 100  # activations to look back over for one that is served
+EVENTS_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,34 @@ class PolicyRegistry:
         with self._database.write() as connection:
             return register(connection, manifest, artifact)
 
-    def activate(self, policy_version: str, reason: str) -> ActivatePolicyResponse:
+    def activate(
+        self, policy_version: str, reason: str, *, force: bool = False
+    ) -> ActivatePolicyResponse:
         """Make a version the active one. Activating the active one again changes nothing.
 
         Raises:
-            LeylineError: POLICY_VERSION_NOT_FOUND.
+            LeylineError: POLICY_VERSION_NOT_FOUND; VERSION_DOES_NOT_FIT where it does not decide
+                for episodes that are being played, unless it is forced.
         """
         with self._database.write() as connection:
-            _require(connection, policy_version)
-            return ActivatePolicyResponse(
-                previous_version=activate(connection, policy_version, reason) or ""
-            )
+            manifest = _require(connection, policy_version)
+            problem = "" if force else what_does_not_fit(connection, manifest)
+            if problem:
+                raise LeylineError(
+                    ErrorCode.VERSION_DOES_NOT_FIT, policy_version=policy_version, problem=problem
+                )
+            previous = activate(connection, policy_version, reason)
+            return ActivatePolicyResponse(previous_version=previous or "")
+
+    def roll_back(self, reason: str) -> RollBackPolicyResponse:
+        """Make the version active that was so before the active one; see
+        ``simic.policies.activation``.
+
+        Raises:
+            LeylineError: NOTHING_TO_ROLL_BACK.
+        """
+        with self._database.write() as connection:
+            return roll_back(connection, reason)
 
     def report(self, report: PolicyReport) -> None:
         """Keep what a policy server says about a version.
@@ -84,7 +100,7 @@ class PolicyRegistry:
         with self._database.write() as connection:
             _require(connection, report.policy_version)
             event = WatchPoliciesResponse(reported=report)
-            _append_event(connection, REPORTED, report.policy_version, event)
+            events.append(connection, events.REPORTED, report.policy_version, event)
 
     def get(self, policy_version: str) -> GetPolicyResponse:
         """A version, or the active one where ``policy_version`` is empty.
@@ -95,18 +111,12 @@ class PolicyRegistry:
         with self._database.read() as connection:
             active = active_version(connection)
             manifest = _require(connection, policy_version or active or "")
-            payloads = connection.execute(
-                select(policy_events.c.payload)
-                .where(
-                    policy_events.c.kind == REPORTED,
-                    policy_events.c.policy_version == manifest.policy_version,
-                )
-                .order_by(policy_events.c.sequence.desc())
-                .limit(REPORTS_SHOWN)
-            ).scalars()
-            reports = [WatchPoliciesResponse.FromString(payload).reported for payload in payloads]
+            about = partial(events.newest, connection, policy_version=manifest.policy_version)
+            reports = about(kind=events.REPORTED, limit=EVENTS_SHOWN)
         return GetPolicyResponse(
-            manifest=manifest, active=manifest.policy_version == active, reports=reversed(reports)
+            manifest=manifest,
+            active=manifest.policy_version == active,
+            reports=[event.reported for event in reports],
         )
 
     def page(self, page_size: int, page_token: str) -> ListPoliciesResponse:
@@ -163,54 +173,15 @@ class PolicyRegistry:
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        events = []
+        happened = []
         for row in rows:
             event = WatchPoliciesResponse.FromString(row.payload)
             event.sequence = row.sequence
             event.time.CopyFrom(moment.to_proto(row.time))
-            if row.kind == REGISTERED:
+            if row.kind == events.REGISTERED:
                 event.registered.manifest.ParseFromString(row.manifest)
-            events.append(event)
-        return events
-
-
-def active_version(connection: Connection) -> str | None:
-    """The active version, or None before the first activation."""
-    return connection.execute(
-        select(policy_events.c.policy_version)
-        .where(policy_events.c.kind == ACTIVATED)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-
-
-def version_to_pin(connection: Connection) -> str | None:
-    """The newest activated version that no policy server has refused; the active one where all have
-    been. None before the first activation.
-
-    A server that refuses a version serves the one before, and so do the episodes that begin then:
-    pinned to the refused one, they would be decided by nobody.
-    """
-    activated = connection.execute(
-        select(policy_events.c.policy_version)
-        .where(policy_events.c.kind == ACTIVATED)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(_PIN_CANDIDATES)
-    ).scalars()
-    versions = list(dict.fromkeys(activated))
-    served = (version for version in versions if not _is_refused(connection, version))
-    return next(served, versions[0] if versions else None)
-
-
-def _is_refused(connection: Connection, policy_version: str) -> bool:
-    """Whether the newest report about a version says so."""
-    payload = connection.execute(
-        select(policy_events.c.payload)
-        .where(policy_events.c.kind == REPORTED, policy_events.c.policy_version == policy_version)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return payload is not None and not WatchPoliciesResponse.FromString(payload).reported.accepted
+            happened.append(event)
+        return happened
 
 
 def register(
@@ -240,11 +211,13 @@ def register(
             ordinal=registered.ordinal,
             policy_version=registered.policy_version,
             artifact_sha256=sha256,
+            slots=registered.slots.exactly or None,
+            spec_fingerprint=registered.observation_spec.fingerprint,
             manifest=registered.SerializeToString(deterministic=True),
         )
     )
     event = WatchPoliciesResponse(registered=PolicyRegistered())
-    _append_event(connection, REGISTERED, registered.policy_version, event)
+    events.append(connection, events.REGISTERED, registered.policy_version, event)
     return RegisterPolicyResponse(manifest=registered)
 
 
@@ -254,18 +227,6 @@ def _refuse_another_artifact(known: PolicyManifest, given: PolicyManifest) -> No
     if not names_compute and known.artifact_sha256 != given.artifact_sha256:
         violation = Violation("manifest.policy_version", "is the name of another artifact")
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
-
-
-def activate(connection: Connection, policy_version: str, reason: str) -> str | None:
-    """Activate a registered version within the caller's transaction; the one active before."""
-    previous = active_version(connection)
-    if previous != policy_version:
-        activated = PolicyActivated(
-            policy_version=policy_version, previous_version=previous or "", reason=reason
-        )
-        event = WatchPoliciesResponse(activated=activated)
-        _append_event(connection, ACTIVATED, policy_version, event)
-    return previous
 
 
 def load(connection: Connection, policy_version: str) -> tuple[PolicyManifest, bytes]:
@@ -293,19 +254,6 @@ def _require(connection: Connection, policy_version: str) -> PolicyManifest:
     if manifest is None:
         raise _not_found(policy_version)
     return manifest
-
-
-def _append_event(
-    connection: Connection, kind: str, policy_version: str, event: WatchPoliciesResponse
-) -> None:
-    connection.execute(
-        insert(policy_events).values(
-            time=moment.now(),
-            kind=kind,
-            policy_version=policy_version,
-            payload=event.SerializeToString(deterministic=True),
-        )
-    )
 
 
 def _not_found(policy_version: str) -> LeylineError:

@@ -25,6 +25,8 @@ from leyline.v1.registry_pb2 import (
     RegisterPolicyResponse,
     ReportPolicyRequest,
     ReportPolicyResponse,
+    RollBackPolicyRequest,
+    RollBackPolicyResponse,
     WatchPoliciesRequest,
     WatchPoliciesResponse,
 )
@@ -104,11 +106,19 @@ class RegistryServicer(PolicyRegistryServiceServicer):
     async def ActivatePolicy(
         self, request: ActivatePolicyRequest, context: Context
     ) -> ActivatePolicyResponse:
-        """Promote a version, or roll back to it."""
+        """Promote a version."""
         bind_call(policy_version=request.policy_version)
         response = await asyncio.to_thread(
-            self._registry.activate, request.policy_version, request.reason
+            self._registry.activate, request.policy_version, request.reason, force=request.force
         )
+        self._bell.ring()
+        return response
+
+    async def RollBackPolicy(
+        self, request: RollBackPolicyRequest, context: Context
+    ) -> RollBackPolicyResponse:
+        """Go back to the version before."""
+        response = await asyncio.to_thread(self._registry.roll_back, request.reason)
         self._bell.ring()
         return response
 

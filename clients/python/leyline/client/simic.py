@@ -26,6 +26,7 @@ from leyline.v1.learner_pb2 import (
 from leyline.v1.learner_pb2_grpc import LearnerServiceStub
 from leyline.v1.registry_pb2 import (
     ActivatePolicyRequest,
+    ActivatePolicyResponse,
     ArtifactChunk,
     GetPolicyRequest,
     GetPolicyResponse,
@@ -33,6 +34,8 @@ from leyline.v1.registry_pb2 import (
     PolicyManifest,
     RegisterPolicyRequest,
     RegisterPolicyResponse,
+    RollBackPolicyRequest,
+    RollBackPolicyResponse,
 )
 from leyline.v1.registry_pb2_grpc import PolicyRegistryServiceStub
 
@@ -91,11 +94,19 @@ class Registry(Client):
         request = _upload(manifest, artifact)
         return await self._call(self._stub.RegisterPolicy(request, timeout=_UPLOAD_TIMEOUT_S))
 
-    async def activate(self, policy_version: str, reason: str = "") -> str:
-        """Make a version the active one; returns the one that was."""
-        request = ActivatePolicyRequest(policy_version=policy_version, reason=reason)
-        answer = await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
-        return answer.previous_version
+    async def activate(
+        self, policy_version: str, reason: str = "", *, force: bool = False
+    ) -> ActivatePolicyResponse:
+        """Make a version the active one, by force even where it does not decide for episodes that
+        are being played.
+        """
+        request = ActivatePolicyRequest(policy_version=policy_version, reason=reason, force=force)
+        return await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
+
+    async def roll_back(self, reason: str = "") -> RollBackPolicyResponse:
+        """Make the version active that was so before the active one."""
+        request = RollBackPolicyRequest(reason=reason)
+        return await self._call(self._stub.RollBackPolicy(request, timeout=CALL_TIMEOUT_S))
 
 
 def _upload(manifest: PolicyManifest, artifact: bytes) -> Iterator[RegisterPolicyRequest]:

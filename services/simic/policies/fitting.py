@@ -1,0 +1,98 @@
+"""Which versions decide for which episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+
+from leyline.v1.registry_pb2 import PolicyManifest
+from leyline.v1.transition_pb2 import Termination
+from simic.database.schema import artifacts, episodes, policies, policy_events
+from simic.policies.events import ACTIVATED, newest_report
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a version has to decide for.
+
+    Attributes:
+        slots: of each snapshot.
+        spec_fingerprint: of the observation spec that snapshots are filled for.
+    """
+
+    slots: int
+    spec_fingerprint: str
+
+
+def version_for(connection: Connection, shape: Shape) -> str | None:
+    """The version for episodes of that shape: the newest activated one that decides for them and
+    that no policy server has refused. None where no version decides for them.
+
+    A server that refuses a version serves the one before, and so do the episodes that begin then:
+    pinned to the refused one, they would be decided by nobody. Where all have been refused it is
+    the newest. One that was rolled back serves where no other decides for the shape: it must not
+    end the runs that are being played.
+    """
+    activated = (
+        select(policy_events.c.policy_version)
+        .join(policies, policies.c.policy_version == policy_events.c.policy_version)
+        .join(artifacts, artifacts.c.sha256 == policies.c.artifact_sha256)
+        .where(policy_events.c.kind == ACTIVATED, _decides(shape))
+        .order_by(policy_events.c.sequence.desc())
+    )
+    versions: dict[str, None] = {}
+    version: str
+    for rolled_back in (False, True):
+        found = activated.where(policy_events.c.rolled_back.is_(rolled_back))
+        for version in connection.execute(found).scalars():
+            if version not in versions and not is_refused(connection, version):
+                return version
+            versions[version] = None
+    return next(iter(versions), None)
+
+
+def is_refused(connection: Connection, policy_version: str) -> bool:
+    """Whether the newest report about a version says so."""
+    report = newest_report(connection, policy_version)
+    return report is not None and not report.accepted
+
+
+def what_does_not_fit(connection: Connection, manifest: PolicyManifest) -> str:
+    """The episodes being played under the registry for which a version does not decide, for people;
+    empty where it decides for all.
+    """
+    unfit = episodes.c.spec_fingerprint != manifest.observation_spec.fingerprint
+    if not manifest.slots.any:
+        unfit = or_(unfit, episodes.c.slots != manifest.slots.exactly)
+    of_run = (episodes.c.run_id, episodes.c.slots, episodes.c.spec_fingerprint)
+    rows = connection.execute(
+        select(*of_run)
+        .where(
+            episodes.c.termination == Termination.TERMINATION_UNSPECIFIED,
+            episodes.c.follows_registry,
+            unfit,
+        )
+        .group_by(*of_run)
+        .order_by(func.max(episodes.c.id).desc())
+    ).all()
+    if not rows:
+        return ""
+    run, more = rows[0], len(rows) - 1
+    played = _described(run.slots, run.spec_fingerprint)
+    others = f", as {more} more" if more else ""
+    decides_for = _described(
+        manifest.slots.exactly or "any number of", manifest.observation_spec.fingerprint
+    )
+    return f"run {run.run_id!r} has {played}{others}; it decides for {decides_for}"
+
+
+def _described(slots: int | str, fingerprint: str) -> str:
+    return f"{slots} slot{'' if slots == 1 else 's'} under the spec {fingerprint[:12]}"
+
+
+def _decides(shape: Shape) -> ColumnElement[bool]:
+    return and_(
+        or_(policies.c.slots.is_(None), policies.c.slots == shape.slots),
+        policies.c.spec_fingerprint == shape.spec_fingerprint,
+    )
