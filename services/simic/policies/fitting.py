@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from leyline.v1.registry_pb2 import PolicyManifest
 from leyline.v1.transition_pb2 import Termination
@@ -34,11 +34,35 @@ def version_for(connection: Connection, shape: Shape) -> str | None:
     the newest. One that was rolled back serves where no other decides for the shape: it must not
     end the runs that are being played.
     """
+    return _serving(
+        connection,
+        or_(policies.c.slots.is_(None), policies.c.slots == shape.slots),
+        policies.c.spec_fingerprint == shape.spec_fingerprint,
+    )
+
+
+def serving_versions(connection: Connection) -> set[str]:
+    """The versions that ``version_for`` gives for some shape."""
+    kinds = connection.execute(
+        select(policies.c.slots, policies.c.spec_fingerprint).distinct()
+    ).all()
+    found = (
+        _serving(
+            connection,
+            policies.c.slots.is_not_distinct_from(kind.slots),
+            policies.c.spec_fingerprint == kind.spec_fingerprint,
+        )
+        for kind in kinds
+    )
+    return {version for version in found if version is not None}
+
+
+def _serving(connection: Connection, *conditions: ColumnElement[bool]) -> str | None:
     activated = (
         select(policy_events.c.policy_version)
         .join(policies, policies.c.policy_version == policy_events.c.policy_version)
         .join(artifacts, artifacts.c.sha256 == policies.c.artifact_sha256)
-        .where(policy_events.c.kind == ACTIVATED, _decides(shape))
+        .where(policy_events.c.kind == ACTIVATED, *conditions)
         .order_by(policy_events.c.sequence.desc())
     )
     versions: dict[str, None] = {}
@@ -89,10 +113,3 @@ def what_does_not_fit(connection: Connection, manifest: PolicyManifest) -> str:
 
 def _described(slots: int | str, fingerprint: str) -> str:
     return f"{slots} slot{'' if slots == 1 else 's'} under the spec {fingerprint[:12]}"
-
-
-def _decides(shape: Shape) -> ColumnElement[bool]:
-    return and_(
-        or_(policies.c.slots.is_(None), policies.c.slots == shape.slots),
-        policies.c.spec_fingerprint == shape.spec_fingerprint,
-    )

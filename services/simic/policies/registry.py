@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.registry_pb2 import (
     ActivatePolicyResponse,
     ArtifactChunk,
+    CollectGarbageResponse,
     GetPolicyResponse,
     ListPoliciesResponse,
     PolicyManifest,
@@ -29,6 +29,7 @@ from simic.policies import events
 from simic.policies.activation import activate, active_version, roll_back
 from simic.policies.artifact import NETWORKS, check_manifest
 from simic.policies.fitting import what_does_not_fit
+from simic.policies.garbage import collect
 
 CHUNK_BYTES = 256 * 1024
 """Size of a piece of an artifact: well below the 4 MiB that a gRPC message may have."""
@@ -68,11 +69,14 @@ class PolicyRegistry:
         """Make a version the active one. Activating the active one again changes nothing.
 
         Raises:
-            LeylineError: POLICY_VERSION_NOT_FOUND; VERSION_DOES_NOT_FIT where it does not decide
-                for episodes that are being played, unless it is forced.
+            LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone;
+                VERSION_DOES_NOT_FIT where it does not decide for episodes that are being played,
+                unless it is forced.
         """
         with self._database.write() as connection:
             manifest = _require(connection, policy_version)
+            if not _has_artifact(connection, manifest):
+                raise _collected(policy_version)
             problem = "" if force else what_does_not_fit(connection, manifest)
             if problem:
                 raise LeylineError(
@@ -90,6 +94,16 @@ class PolicyRegistry:
         """
         with self._database.write() as connection:
             return roll_back(connection, reason)
+
+    def collect_garbage(self, keep_newest: int, *, dry_run: bool) -> CollectGarbageResponse:
+        """Delete the artifacts that nothing needs; see ``simic.policies.garbage``.
+
+        Args:
+            keep_newest: so many of the newest versions stay; 0: 20.
+            dry_run: only say which would be deleted.
+        """
+        with self._database.write() as connection:
+            return collect(connection, keep_newest, dry_run=dry_run)
 
     def report(self, report: PolicyReport) -> None:
         """Keep what a policy server says about a version.
@@ -142,9 +156,11 @@ class PolicyRegistry:
         """The next piece of an artifact; empty at its end.
 
         Raises:
-            LeylineError: POLICY_VERSION_NOT_FOUND, or INVALID_ARGUMENT for an offset too great.
+            LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone, or
+                INVALID_ARGUMENT for an offset too great.
         """
         with self._database.read() as connection:
+            _require(connection, policy_version)
             row = connection.execute(
                 select(
                     artifacts.c.size,
@@ -154,7 +170,7 @@ class PolicyRegistry:
                 .where(policies.c.policy_version == policy_version)
             ).one_or_none()
         if row is None:
-            raise _not_found(policy_version)
+            raise _collected(policy_version)
         if offset > row.size:
             described = f"the artifact has {row.size} bytes"
             raise LeylineError(
@@ -187,20 +203,28 @@ class PolicyRegistry:
 def register(
     connection: Connection, manifest: PolicyManifest, artifact: bytes
 ) -> RegisterPolicyResponse:
-    """Register a checked version within the caller's transaction.
+    """Register a checked version within the caller's transaction. Where it is known and its
+    artifact is gone, it has one again.
 
     Raises:
-        LeylineError: INVALID_ARGUMENT where the name is another version's.
+        LeylineError: INVALID_ARGUMENT where the name is another version's;
+            ARTIFACT_DIGEST_MISMATCH where other bytes than those that are gone compute the same.
     """
     known = _find(connection, manifest.policy_version)
     if known is not None:
         _refuse_another_artifact(known, manifest)
+        if not _has_artifact(connection, known):
+            if manifest.artifact_sha256 != known.artifact_sha256:
+                raise LeylineError(
+                    ErrorCode.ARTIFACT_DIGEST_MISMATCH,
+                    policy_version=known.policy_version,
+                    given=manifest.artifact_sha256,
+                    expected=known.artifact_sha256,
+                )
+            _store_artifact(connection, known, artifact)
         return RegisterPolicyResponse(manifest=known, already_registered=True)
-    sha256 = hashlib.sha256(artifact).hexdigest()
-    stored = select(artifacts.c.sha256).where(artifacts.c.sha256 == sha256)
-    if connection.execute(stored).one_or_none() is None:
-        values = {"sha256": sha256, "size": len(artifact), "data": artifact}
-        connection.execute(insert(artifacts).values(values))
+    if not _has_artifact(connection, manifest):
+        _store_artifact(connection, manifest, artifact)
     registered = PolicyManifest()
     registered.CopyFrom(manifest)
     registered.registered_at.CopyFrom(moment.to_proto(moment.now()))
@@ -210,7 +234,7 @@ def register(
         insert(policies).values(
             ordinal=registered.ordinal,
             policy_version=registered.policy_version,
-            artifact_sha256=sha256,
+            artifact_sha256=registered.artifact_sha256,
             slots=registered.slots.exactly or None,
             spec_fingerprint=registered.observation_spec.fingerprint,
             manifest=registered.SerializeToString(deterministic=True),
@@ -233,13 +257,25 @@ def load(connection: Connection, policy_version: str) -> tuple[PolicyManifest, b
     """A version's manifest and its artifact, whole.
 
     Raises:
-        LeylineError: POLICY_VERSION_NOT_FOUND.
+        LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone.
     """
     manifest = _require(connection, policy_version)
-    data: bytes = connection.execute(
+    data: bytes | None = connection.execute(
         select(artifacts.c.data).where(artifacts.c.sha256 == manifest.artifact_sha256)
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if data is None:
+        raise _collected(policy_version)
     return manifest, data
+
+
+def _has_artifact(connection: Connection, manifest: PolicyManifest) -> bool:
+    stored = select(artifacts.c.sha256).where(artifacts.c.sha256 == manifest.artifact_sha256)
+    return connection.execute(stored).one_or_none() is not None
+
+
+def _store_artifact(connection: Connection, manifest: PolicyManifest, artifact: bytes) -> None:
+    values = {"sha256": manifest.artifact_sha256, "size": len(artifact), "data": artifact}
+    connection.execute(insert(artifacts).values(values))
 
 
 def _find(connection: Connection, policy_version: str) -> PolicyManifest | None:
@@ -258,6 +294,15 @@ def _require(connection: Connection, policy_version: str) -> PolicyManifest:
 
 def _not_found(policy_version: str) -> LeylineError:
     return LeylineError(ErrorCode.POLICY_VERSION_NOT_FOUND, policy_version=policy_version)
+
+
+def _collected(policy_version: str) -> LeylineError:
+    described = "its artifact was deleted as garbage; register it again to have it back"
+    return LeylineError(
+        ErrorCode.POLICY_VERSION_NOT_FOUND,
+        violations=[Violation("policy_version", described)],
+        policy_version=policy_version,
+    )
 
 
 def _ordinal_of(page_token: str) -> int:

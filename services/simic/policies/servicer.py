@@ -15,6 +15,8 @@ from leyline.v1.registry_pb2 import (
     ActivatePolicyRequest,
     ActivatePolicyResponse,
     ArtifactChunk,
+    CollectGarbageRequest,
+    CollectGarbageResponse,
     DownloadPolicyRequest,
     DownloadPolicyResponse,
     GetPolicyRequest,
@@ -121,6 +123,14 @@ class RegistryServicer(PolicyRegistryServiceServicer):
         response = await asyncio.to_thread(self._registry.roll_back, request.reason)
         self._bell.ring()
         return response
+
+    async def CollectGarbage(
+        self, request: CollectGarbageRequest, context: Context
+    ) -> CollectGarbageResponse:
+        """Delete artifacts that nothing needs."""
+        return await asyncio.to_thread(
+            self._registry.collect_garbage, request.keep_newest, dry_run=request.dry_run
+        )
 
     async def ReportPolicy(
         self, request: ReportPolicyRequest, context: Context
