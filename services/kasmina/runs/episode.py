@@ -10,7 +10,7 @@ the decision, and is done again after a crash with the same result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chassis.logging import bind_call
 from kasmina.network.slot import Outcome
@@ -95,7 +95,12 @@ class Episode:
         origin = self._origin() if record is None else record.origin
         trainer = self._trainer(origin)
         try:
-            record = self._begin(trainer, origin, record)
+            beginning = self._begun(self._terms(origin, record))
+            if record is None and beginning.evaluation_pair is not None:
+                del trainer  # there may not be room for two
+                origin, beginning = self._evaluation(beginning, beginning.evaluation_pair)
+                trainer = self._trainer(origin)
+            record = self._begin(trainer, origin, beginning, record)
             while not trainer.finished:
                 self._control.before_step()
                 record = self._play_step(trainer, record)
@@ -124,19 +129,36 @@ class Episode:
         self._first_interval = trainer.interval
         return trainer
 
-    def _begin(
-        self, trainer: EpisodeTrainer, origin: EpisodeOrigin, known: EpisodeRecord | None
-    ) -> EpisodeRecord:
-        terms = EpisodeTerms(
+    def _terms(self, origin: EpisodeOrigin, known: EpisodeRecord | None) -> EpisodeTerms:
+        spec = self._setting.spec
+        return EpisodeTerms(
             run_id=self._setting.run_id,
             episode_index=self._index,
-            horizon=self._setting.spec.training.horizon,
-            slots=len(self._setting.spec.host.slots),
+            horizon=spec.training.horizon,
+            slots=len(spec.host.slots),
             spec_fingerprint=self._fingerprint,
             policy_version=None if known is None else known.policy_version,
             origin=origin,
+            # A fork goes on from what its parent was made of.
+            offers_evaluation=known is None and not spec.HasField("fork"),
         )
-        beginning = self._begun(terms)
+
+    def _evaluation(self, beginning: Beginning, pair: int) -> tuple[EpisodeOrigin, Beginning]:
+        """The origin that the episode has for a pair of an evaluation, and the beginning with it:
+        not that of its own, which has a twin perhaps, but that of both episodes of the pair.
+        """
+        origin = self._setting.source.evaluation_origin(pair)
+        terms = replace(self._terms(origin, None), policy_version=beginning.policy_version)
+        # Where the service is away now, the outbox's drainer tells it the origin later.
+        return origin, replace(beginning, fence=self._begun(terms).fence)
+
+    def _begin(
+        self,
+        trainer: EpisodeTrainer,
+        origin: EpisodeOrigin,
+        beginning: Beginning,
+        known: EpisodeRecord | None,
+    ) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)
         event = EpisodeBegan(
             episode_index=self._index,

@@ -30,6 +30,7 @@ class Beginning:
         mode: how actions are drawn.
         fence: what BeginEpisode gave; None where the experience service was away.
         refusal: why nobody can decide the episode; None where somebody can.
+        evaluation_pair: the pair of an evaluation that it is to be played for; None: of none.
     """
 
     policy: str
@@ -38,6 +39,7 @@ class Beginning:
     mode: SelectionMode.ValueType
     fence: int | None
     refusal: str | None = None
+    evaluation_pair: int | None = None
 
 
 @dataclass(frozen=True)

@@ -69,16 +69,20 @@ class RemoteDecider:
         if info is None:
             return Beginning("", False, terms.policy_version, self._neighbours.mode, None)
         begun = self._begun(info, terms)
-        given = begun is not None and begun.HasField("policy_version")
-        pin = terms.policy_version or (begun.policy_version if begun and given else None)
-        mode = SELECTION_MODE_UNSPECIFIED if begun is None else begun.mode
+        mode, fence, pair, given = SELECTION_MODE_UNSPECIFIED, None, None, None
+        if begun is not None:
+            mode, fence = begun.mode, begun.fence
+            pair = begun.evaluation_pair if begun.HasField("evaluation_pair") else None
+            given = begun.policy_version if begun.HasField("policy_version") else None
+        pin = terms.policy_version or given
         return Beginning(
             policy=info.policy,
             follows_registry=info.follows_registry,
             policy_version=pin,
             mode=mode or self._neighbours.mode,
-            fence=None if begun is None else begun.fence,
+            fence=fence,
             refusal=self._refusal(info, terms, pin, away=begun is None),
+            evaluation_pair=pair,
         )
 
     def decide(self, query: DecisionQuery) -> Answer:

@@ -24,6 +24,7 @@ from leyline.v1.learner_pb2 import TrainingState
 from leyline.v1.registry_pb2 import TrainingSummary
 from simic.database.database import Database
 from simic.learning import checkpoint
+from simic.learning.evaluation import Evaluations
 from simic.learning.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
 from simic.learning.network import MlpNetwork
 from simic.learning.plan import RECIPES
@@ -57,6 +58,7 @@ class Learner:
         self._recipe = RECIPES[plan.preset]
         self._spec = spec_by_name(plan.observation_spec)
         self._reward = REWARDS[plan.reward]
+        self._evaluations = Evaluations(database, training_id, self._reward)
         begins = progress.policy_version is None
         network = self._begin(progress) if begins else self._initial_network(progress)
         # Made after the first version is out, for others wait for that: torch's optimisers load
@@ -116,6 +118,19 @@ class Learner:
                 self._learn(progress, batch)
             else:
                 time.sleep(POLL_S)
+            when_there_is_room(self._evaluate)
+
+    def _evaluate(self) -> None:
+        evaluation = self._evaluations.conclude()
+        if evaluation is not None:
+            _log.info(
+                "policy evaluated",
+                policy_version=evaluation.policy_version,
+                baseline=evaluation.baseline_version,
+                pairs=evaluation.pairs,
+                mean_difference=round(evaluation.mean_difference, 4),
+                activated=evaluation.activated,
+            )
 
     def _learn(self, progress: Progress, batch: Sequence[Episode]) -> None:
         number = progress.updates + 1

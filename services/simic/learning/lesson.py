@@ -27,9 +27,10 @@ from simic.database.schema import (
     trainings,
     transitions,
 )
+from simic.learning.promotion import promote
 from simic.learning.training import RUNNING, change, finish, require
 from simic.learning.update import Update
-from simic.policies import activation, registry
+from simic.policies import activation, candidates, registry
 
 
 class TrainingSuperseded(Exception):
@@ -112,14 +113,15 @@ class Lessons:
         """The next batch, in the order in which its episodes became whole; empty until it is full.
 
         An episode counts if it came to its horizon, was sampled, was decided by a version of this
-        training (the one that it began with included), and its situation is not held out for
-        evaluation; each counts once.
+        training (the one that it began with included), was not played for an evaluation, and its
+        situation is not held out; each counts once. A training that has made all of its updates
+        has no next batch.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
             rows = _eligible(connection, row, plan)
-        if len(rows) < plan.episodes_per_update:
+        if _has_made_all(row, plan) or len(rows) < plan.episodes_per_update:
             return []
         return [self._load(episode) for episode in rows]
 
@@ -149,7 +151,8 @@ class Lessons:
             row = require(connection, self._training_id)
             if row["state"] != RUNNING or row["policy_version"] is not None:
                 raise TrainingSuperseded(self._training_id)
-            self._publish(connection, row, version, "the first version of")
+            reason = self._publish(connection, row, version, "the first version of")
+            activation.activate(connection, version.manifest.policy_version, reason)
             _insert_update(connection, row["id"], 0, version, Update(0, 0.0, {}), 0, 0)
             change(connection, row["id"], status_message="waits for episodes")
 
@@ -166,8 +169,9 @@ class Lessons:
             row = require(connection, self._training_id)
             if row["state"] != RUNNING or row["updates"] != number - 1:
                 raise TrainingSuperseded(self._training_id)
-            self._publish(connection, row, version, f"update {number} of")
-            training = row["id"]
+            reason = self._publish(connection, row, version, f"update {number} of")
+            training, plan = row["id"], TrainingPlan.FromString(row["plan"])
+            promote(connection, training, plan, version.manifest.policy_version, reason)
             _insert_update(connection, training, number, version, update, len(batch), steps)
             connection.execute(
                 insert(training_episodes),
@@ -184,17 +188,23 @@ class Lessons:
                 transitions=row["transitions"] + steps,
                 status_message="waits for episodes",
             )
-            if number == TrainingPlan.FromString(row["plan"]).max_updates:
+            if number != plan.max_updates:
+                return
+            if candidates.next_candidate(connection, training) is not None:
+                message = f"made all of its {number} updates; waits for the last evaluation"
+                change(connection, training, status_message=message)
+            else:
                 completed = TrainingState.TRAINING_STATE_COMPLETED
                 finish(connection, training, completed, f"made all of its {number} updates")
 
     def _publish(
         self, connection: Connection, row: RowMapping, version: LearnedVersion, what: str
-    ) -> None:
+    ) -> str:
+        """Register a version, from which the training goes on; what it is, for people."""
         policy_version = version.manifest.policy_version
         registry.register(connection, version.manifest, version.artifact)
-        activation.activate(connection, policy_version, f"{what} training {self._training_id}")
         change(connection, row["id"], policy_version=policy_version, checkpoint=version.checkpoint)
+        return f"{what} training {self._training_id}"
 
     def _load(self, episode: int) -> Episode:
         query = (
@@ -205,6 +215,10 @@ class Lessons:
         with self._database.read() as connection:
             payloads = connection.execute(query).scalars().all()
         return Episode(episode, [Transition.FromString(payload) for payload in payloads])
+
+
+def _has_made_all(row: RowMapping, plan: TrainingPlan) -> bool:
+    return bool(plan.max_updates) and row["updates"] >= plan.max_updates
 
 
 def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
@@ -218,6 +232,7 @@ def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
             episodes.c.termination == Termination.TERMINATION_HORIZON,
             episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
             episodes.c.follows_registry,
+            episodes.c.evaluation_pair.is_(None),
             episodes.c.held_out.is_(False),
             episodes.c.slots == plan.slots,
             episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.observation import spec_names
 from leyline.v1.learner_pb2 import TrainingPlan
+from simic.learning import promotion
 from simic.learning.reward import REWARDS
 from simic.policies.artifact import NETWORKS
 
@@ -37,6 +38,7 @@ class Recipe:
         value_coefficient: weight of the value loss.
         discount: gamma; 1, because episodes are short and end at a horizon.
         trace_decay: lambda of generalised advantage estimation.
+        evaluation_episodes: pairs of episodes in an evaluation.
     """
 
     episodes_per_update: int = 8
@@ -53,6 +55,7 @@ class Recipe:
     value_coefficient: float = 0.5
     discount: float = 1.0
     trace_decay: float = 0.95
+    evaluation_episodes: int = 8
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -70,6 +73,7 @@ _DEFAULTS = TrainingPlan(
     reward="accuracy-delta",
     observation_spec="seed",
     slots=3,
+    activation=promotion.ALWAYS,
 )
 
 
@@ -87,6 +91,11 @@ def fill(plan: TrainingPlan) -> TrainingPlan:
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=violations)
     if not filled.episodes_per_update:
         filled.episodes_per_update = RECIPES[filled.preset].episodes_per_update
+    if not filled.evaluation_episodes:
+        filled.evaluation_episodes = RECIPES[filled.preset].evaluation_episodes
+    violations = list(promotion.violations(filled))
+    if violations:
+        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=violations)
     return filled
 
 
@@ -97,6 +106,7 @@ def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
         "network": NETWORKS,
         "reward": REWARDS,
         "observation_spec": spec_names(),
+        "activation": promotion.RULES,
     }
     for field, names in known.items():
         value = getattr(plan, field)

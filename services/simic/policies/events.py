@@ -12,6 +12,7 @@ REGISTERED = "registered"
 ACTIVATED = "activated"
 ROLLED_BACK = "rolled back"
 REPORTED = "reported"
+EVALUATED = "evaluated"
 
 
 def append(

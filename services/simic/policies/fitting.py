@@ -34,11 +34,7 @@ def version_for(connection: Connection, shape: Shape) -> str | None:
     the newest. One that was rolled back serves where no other decides for the shape: it must not
     end the runs that are being played.
     """
-    return _serving(
-        connection,
-        or_(policies.c.slots.is_(None), policies.c.slots == shape.slots),
-        policies.c.spec_fingerprint == shape.spec_fingerprint,
-    )
+    return _serving(connection, *_conditions(shape))
 
 
 def serving_versions(connection: Connection) -> set[str]:
@@ -82,6 +78,14 @@ def is_refused(connection: Connection, policy_version: str) -> bool:
     return report is not None and not report.accepted
 
 
+def decides(connection: Connection, policy_version: str, shape: Shape) -> bool:
+    """Whether a version decides for episodes of that shape."""
+    fits = select(policies.c.ordinal).where(
+        policies.c.policy_version == policy_version, *_conditions(shape)
+    )
+    return connection.execute(fits).one_or_none() is not None
+
+
 def what_does_not_fit(connection: Connection, manifest: PolicyManifest) -> str:
     """The episodes being played under the registry for which a version does not decide, for people;
     empty where it decides for all.
@@ -113,3 +117,10 @@ def what_does_not_fit(connection: Connection, manifest: PolicyManifest) -> str:
 
 def _described(slots: int | str, fingerprint: str) -> str:
     return f"{slots} slot{'' if slots == 1 else 's'} under the spec {fingerprint[:12]}"
+
+
+def _conditions(shape: Shape) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (
+        or_(policies.c.slots.is_(None), policies.c.slots == shape.slots),
+        policies.c.spec_fingerprint == shape.spec_fingerprint,
+    )

@@ -14,6 +14,7 @@ from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import CollectGarbageResponse
 from leyline.v1.transition_pb2 import Termination
 from simic.database.schema import artifacts, episodes, policies, training_updates, trainings
+from simic.policies import candidates
 from simic.policies.activation import active_version, below_active
 from simic.policies.fitting import serving_versions
 
@@ -56,6 +57,7 @@ def _needed(connection: Connection, keep_newest: int) -> Iterable[str | None]:
     if below is not None:
         yield below["policy_version"]
     yield from serving_versions(connection)
+    yield from candidates.versions(connection)
     yield from _of_trainings(connection)
 
 

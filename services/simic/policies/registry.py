@@ -125,12 +125,18 @@ class PolicyRegistry:
         with self._database.read() as connection:
             active = active_version(connection)
             manifest = _require(connection, policy_version or active or "")
-            about = partial(events.newest, connection, policy_version=manifest.policy_version)
-            reports = about(kind=events.REPORTED, limit=EVENTS_SHOWN)
+            about = partial(
+                events.newest,
+                connection,
+                policy_version=manifest.policy_version,
+                limit=EVENTS_SHOWN,
+            )
+            reports, evaluations = about(events.REPORTED), about(events.EVALUATED)
         return GetPolicyResponse(
             manifest=manifest,
             active=manifest.policy_version == active,
             reports=[event.reported for event in reports],
+            evaluations=[event.evaluated for event in evaluations],
         )
 
     def page(self, page_size: int, page_token: str) -> ListPoliciesResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,26 @@ async def test_an_episode_is_pinned_to_the_version_that_the_experience_service_g
     assert (introduction.horizon, introduction.slots) == (5, 2)
     assert introduction.follows_registry
     assert introduction.origin == ORIGIN
+
+
+@pytest.mark.parametrize("follows_registry", [True, False])
+async def test_an_episode_is_offered_for_evaluations_of_the_registry_alone(
+    journal: Journal, tmp_path: Path, follows_registry: bool
+) -> None:
+    experience, policy = Experience(pin="mlp-abc", evaluation_pair=0), Policy()
+    policy.info.follows_registry = follows_registry
+    offer = replace(terms(), offers_evaluation=True)
+    async with (
+        serving(policy, experience) as address,
+        decider(journal, tmp_path, address, address) as remote,
+    ):
+        offered = await asyncio.to_thread(remote.begin, offer)
+        ordinary = await asyncio.to_thread(remote.begin, terms())
+    offers = [introduction.offers_evaluation for introduction in experience.introductions]
+    assert offers == [follows_registry, False]
+    assert offered.evaluation_pair == (0 if follows_registry else None)
+    assert (offered.mode == SELECTION_MODE_GREEDY) is follows_registry
+    assert (ordinary.evaluation_pair, ordinary.mode) == (None, SELECTION_MODE_SAMPLED)
 
 
 async def test_without_the_experience_service_an_episode_begins_unpinned(
