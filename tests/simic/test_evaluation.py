@@ -172,6 +172,16 @@ def test_what_a_version_has_played_in_a_run_is_not_played_again(school: School) 
     assert played == [(better, pair, GREEDY) for pair in range(3)], "the baseline's are there"
 
 
+def test_a_version_that_comes_again_is_judged_by_what_it_has_played(school: School) -> None:
+    old = school.start()
+    new = school.learn(version(1))
+    first = school.evaluate({old: 0.5, new: 0.3})
+    school.learn(version(1))
+    again = school.evaluations.conclude()
+    assert again is not None
+    assert (again.pairs, again.mean_difference) == (first.pairs, first.mean_difference)
+
+
 def test_beginning_again_is_the_same_assignment_and_takes_the_origin_of_the_pair(
     school: School,
 ) -> None:

@@ -68,13 +68,10 @@ class Evaluations:
             _finish_if_last(connection, training)
         return evaluation
 
-    def _is_due(self, connection: Connection, candidate: RowMapping) -> bool:
-        if _is_moot(connection, candidate["policy_version"]):
-            return True
-        if not candidate["begun"]:
-            return False
-        pairs: int = candidate["pairs"]
-        return len(list(_pairs(connection, candidate["policy_version"]))) >= pairs
+    @staticmethod
+    def _is_due(connection: Connection, candidate: RowMapping) -> bool:
+        version, pairs = candidate["policy_version"], candidate["pairs"]
+        return _is_moot(connection, version) or len(list(_pairs(connection, version))) >= pairs
 
     def _judged(self, connection: Connection, candidate: RowMapping) -> PolicyEvaluation:
         version = candidate["policy_version"]
