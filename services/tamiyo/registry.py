@@ -25,6 +25,10 @@ class RegistryAway(Exception):
     """The registry could not be asked; it may be there again later."""
 
 
+class _Deleted(Exception):
+    """A version's bytes are not there any more."""
+
+
 class Registry:
     """Calls to the registry, and what to do when they break."""
 
@@ -73,8 +77,10 @@ class Registry:
             raise _away(error) from error
         return response.manifest if response.manifest.policy_version else None
 
-    async def download(self, manifest: PolicyManifest) -> bytes:
-        """Return a version's bytes. A broken connection goes on from where it broke.
+    async def download(self, manifest: PolicyManifest) -> bytes | None:
+        """Return a version's bytes, or None where the registry has deleted them.
+
+        A broken connection goes on from where it broke.
 
         Raises:
             RegistryAway: it broke several times in a row without a single byte.
@@ -84,7 +90,10 @@ class Registry:
         barren = 0
         while len(data) < manifest.artifact_size:
             before = len(data)
-            problem = await self._download_more(manifest, data)
+            try:
+                problem = await self._download_more(manifest, data)
+            except _Deleted:
+                return None
             if len(data) > before:
                 barren = 0
                 continue
@@ -125,6 +134,8 @@ class Registry:
                         f"the registry sent more than its {manifest.artifact_size} bytes",
                     )
         except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                raise _Deleted from error
             return _away(error)
         except TimeoutError:
             return RegistryAway(f"no piece came within {self._CHUNK_TIMEOUT_S:g} s")

@@ -271,6 +271,12 @@ class LearnedVersions:
             if manifest is None:
                 raise LeylineError(ErrorCode.POLICY_VERSION_NOT_FOUND, policy_version=version)
             data = await self._registry.download(manifest)
+            if data is None:
+                raise LeylineError(
+                    ErrorCode.POLICY_VERSION_NOT_FOUND,
+                    policy_version=version,
+                    problem="the registry has deleted its artifact",
+                )
             policy = await self._verified(manifest, data)
         except ArtifactRefused as refused:
             self._refuse(version, refused)

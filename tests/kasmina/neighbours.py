@@ -19,6 +19,7 @@ from leyline.v1.decision_pb2 import (
     ACTION_TYPE_CULL,
     ACTION_TYPE_GERMINATE,
     ACTION_TYPE_WAIT,
+    SELECTION_MODE_GREEDY,
     SELECTION_MODE_SAMPLED,
     Decision,
     DecisionQuery,
@@ -146,6 +147,8 @@ class Experience(ExperienceServiceServicer):
     """An experience service in memory.
 
     Attributes:
+        pin: the version that episodes are pinned to.
+        evaluation_pair: what episodes are played for whose trainer offers that; greedily then.
         transitions: stored, by step.
         received: how often each item arrived.
         reject: an error for an item instead of storing it; None stores it.
@@ -153,6 +156,7 @@ class Experience(ExperienceServiceServicer):
     """
 
     pin: str | None = None
+    evaluation_pair: int | None = None
     transitions: dict[tuple[str, int, int], Transition] = field(default_factory=dict)
     ends: dict[Episode, EpisodeEnd] = field(default_factory=dict)
     fences: dict[Episode, int] = field(default_factory=dict)
@@ -171,9 +175,13 @@ class Experience(ExperienceServiceServicer):
             await context.abort_with_status(rpc_status.to_status(to_status(error)))
         episode = (request.run_id, request.episode_index)
         self.fences[episode] = self.fences.get(episode, 0) + 1
-        return BeginEpisodeResponse(
+        response = BeginEpisodeResponse(
             fence=self.fences[episode], policy_version=self.pin, mode=request.mode
         )
+        if request.offers_evaluation and self.evaluation_pair is not None:
+            response.evaluation_pair = self.evaluation_pair
+            response.mode = SELECTION_MODE_GREEDY
+        return response
 
     async def StreamTransitions(
         self, requests: AsyncIterator[StreamTransitionsRequest], context: Context

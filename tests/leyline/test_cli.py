@@ -286,7 +286,8 @@ def test_a_change_that_the_contract_does_not_have_is_refused(
 
 
 def test_every_command_shows_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = """up, demo, serve, health, policies, policy import, experience stats,
+    commands = """up, demo, serve, health, policy list, policy show, policy activate,
+        policy roll-back, policy collect-garbage, policy import, experience stats,
         experience export, experience import, run start,
         run show, run check, run list, run watch, run cancel, run fork, run evaluate, run export,
         network show, training start, training show, training stop"""

@@ -107,7 +107,7 @@ async def test_it_says_what_came_of_it_for_people(desk: Desk) -> None:
         ["size", f"{desk.file.stat().st_size:,} bytes"],
         ["decides", f"on  3 slots under the spec seed, fingerprint {SEED_SPEC.fingerprint[:12]}"],
         ["registered", f"{manifest.registered_at.ToDatetime():%Y-%m-%d %H:%M:%S}"],
-        ["active", f"no; leyline policies --activate {manifest.policy_version}"],
+        ["active", f"no; leyline policy activate {manifest.policy_version}"],
     ]
 
 

@@ -45,6 +45,7 @@ class RegistryServer(PolicyRegistryServiceServicer):
         truncate_to: only so many bytes are sent, and the stream ends as if they were all.
         corrupt: each piece's first byte is another one.
         deaf: reports are not taken.
+        deleted: versions whose artifact is gone.
     """
 
     def __init__(self) -> None:
@@ -61,6 +62,7 @@ class RegistryServer(PolicyRegistryServiceServicer):
         self.truncate_to: int | None = None
         self.corrupt = False
         self.deaf = False
+        self.deleted: set[str] = set()
         self.chunk_size = 1024
         self._news = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
@@ -129,6 +131,8 @@ class RegistryServer(PolicyRegistryServiceServicer):
     ) -> AsyncIterator[DownloadPolicyResponse]:
         name = request.policy_version
         self.downloads.setdefault(name, []).append(request.offset)
+        if name in self.deleted:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "its artifact was deleted")
         data = self.versions[name].data[: self.truncate_to]
         offsets = range(request.offset, len(data), self.chunk_size)
         for count, offset in enumerate(offsets):

@@ -199,6 +199,25 @@ async def test_a_pin_to_a_version_that_nobody_has_is_refused(
     assert refused.facts["policy_version"] == "mlp-000000000000"
 
 
+async def test_a_pin_to_a_version_whose_artifact_was_deleted_is_refused_until_it_is_there_again(
+    registry: RegistryServer, tmp_path: Path
+) -> None:
+    active, other = version(1), version(2)
+    await registry.activate(active)
+    await registry.register(other)
+    registry.deleted.add(other.name)
+    async with following(registry, tmp_path) as versions:
+        await default_becomes(versions, active)
+        refused = await refusal(versions, other.name)
+        assert refused.code is ErrorCode.POLICY_VERSION_NOT_FOUND
+        assert refused.facts["problem"] == "the registry has deleted its artifact"
+        assert registry.downloads[other.name] == [0]
+        assert (await versions.resolve(None)).version == active.name
+        assert not [report for report in registry.reports if not report.accepted]
+        registry.deleted.clear()
+        assert (await versions.resolve(other.name)).version == other.name
+
+
 async def test_a_pin_that_cannot_be_looked_up_now_may_be_tried_again_later(
     registry: RegistryServer, tmp_path: Path
 ) -> None:

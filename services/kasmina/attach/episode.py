@@ -236,6 +236,8 @@ class RemoteEpisode:
                 beginning = policy.begin(terms)
         except RunFailed as failed:
             raise AttachError(str(failed)) from failed
+        if beginning.refusal is not None:
+            raise AttachError(beginning.refusal)
         event = EpisodeBegan(episode_index=index, first_step=step, slots=slots, origin=origin)
         self._connection.control.persist(
             lambda: self._journal.episodes.begin(beginning, event, self._run_id)

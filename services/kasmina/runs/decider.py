@@ -34,6 +34,7 @@ class EpisodeTerms:
         policy_version: the version that it is pinned to by an earlier attempt; None where it is
         not.
         origin: what it is made of. The experience service is told; the policy is not.
+        offers_evaluation: whether it may become an episode of an evaluation, of another origin.
     """
 
     run_id: str
@@ -43,6 +44,7 @@ class EpisodeTerms:
     spec_fingerprint: str
     policy_version: str | None
     origin: EpisodeOrigin
+    offers_evaluation: bool = False
 
     def introduction(
         self, policy: str, mode: SelectionMode.ValueType, *, follows_registry: bool = False
@@ -58,6 +60,8 @@ class EpisodeTerms:
             slots=self.slots,
             spec_fingerprint=self.spec_fingerprint,
             origin=self.origin,
+            # What decides must be of the registry whose versions are evaluated.
+            offers_evaluation=self.offers_evaluation and follows_registry,
         )
 
 

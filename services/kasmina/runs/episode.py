@@ -10,20 +10,20 @@ the decision, and is done again after a crash with the same result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chassis.logging import bind_call
 from kasmina.network.slot import Outcome
 from kasmina.runs import run_spec
 from kasmina.runs.decider import Answer, Decider, EpisodeTerms, question
 from kasmina.runs.episode_files import EpisodeFiles
-from kasmina.runs.episode_log import Decided, EpisodeRecord
+from kasmina.runs.episode_log import Beginning, Decided, EpisodeRecord
 from kasmina.runs.episode_source import EpisodeSource, EpisodeTrainer
 from kasmina.runs.fault import Point, reached
 from kasmina.runs.journal import Journal
 from kasmina.runs.observation import action_of, execution_message, facts_message, snapshot_message
 from kasmina.runs.origin import origin_of
-from kasmina.runs.run_control import RunControl
+from kasmina.runs.run_control import RunControl, RunFailed
 from kasmina.runs.state_directory import StateDirectory
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
@@ -31,6 +31,7 @@ from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDec
 from leyline.v1.transition_pb2 import TERMINATION_HORIZON, EpisodeEnd, Execution, Transition
 
 _NANOSECONDS = 1_000_000_000
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,12 @@ class Episode:
         origin = self._origin() if record is None else record.origin
         trainer = self._trainer(origin)
         try:
-            record = self._begin(trainer, origin, record)
+            beginning = self._begun(self._terms(origin, record))
+            if record is None and beginning.evaluation_pair is not None:
+                del trainer  # there may not be room for two
+                origin, beginning = self._evaluation(beginning, beginning.evaluation_pair)
+                trainer = self._trainer(origin)
+            record = self._begin(trainer, origin, beginning, record)
             while not trainer.finished:
                 self._control.before_step()
                 record = self._play_step(trainer, record)
@@ -123,19 +129,36 @@ class Episode:
         self._first_interval = trainer.interval
         return trainer
 
-    def _begin(
-        self, trainer: EpisodeTrainer, origin: EpisodeOrigin, known: EpisodeRecord | None
-    ) -> EpisodeRecord:
-        terms = EpisodeTerms(
+    def _terms(self, origin: EpisodeOrigin, known: EpisodeRecord | None) -> EpisodeTerms:
+        spec = self._setting.spec
+        return EpisodeTerms(
             run_id=self._setting.run_id,
             episode_index=self._index,
-            horizon=self._setting.spec.training.horizon,
-            slots=len(self._setting.spec.host.slots),
+            horizon=spec.training.horizon,
+            slots=len(spec.host.slots),
             spec_fingerprint=self._fingerprint,
             policy_version=None if known is None else known.policy_version,
             origin=origin,
+            # A fork goes on from what its parent was made of.
+            offers_evaluation=known is None and not spec.HasField("fork"),
         )
-        beginning = self._setting.decider.begin(terms)
+
+    def _evaluation(self, beginning: Beginning, pair: int) -> tuple[EpisodeOrigin, Beginning]:
+        """The origin that the episode has for a pair of an evaluation, and the beginning with it:
+        not that of its own, which has a twin perhaps, but that of both episodes of the pair.
+        """
+        origin = self._setting.source.evaluation_origin(pair)
+        terms = replace(self._terms(origin, None), policy_version=beginning.policy_version)
+        # Where the service is away now, the outbox's drainer tells it the origin later.
+        return origin, replace(beginning, fence=self._begun(terms).fence)
+
+    def _begin(
+        self,
+        trainer: EpisodeTrainer,
+        origin: EpisodeOrigin,
+        beginning: Beginning,
+        known: EpisodeRecord | None,
+    ) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)
         event = EpisodeBegan(
             episode_index=self._index,
@@ -146,6 +169,9 @@ class Episode:
         record = self._control.persist(
             lambda: self._journal.episodes.begin(beginning, event, self._setting.run_id)
         )
+        if beginning.refusal is not None:
+            # Written down all the same: whoever has heard of the episode is told its end.
+            raise RunFailed(beginning.refusal)
         bind_call(policy_version=record.policy_version)
         if known is None or self._step_of(trainer) == 0:
             # From here on a fork needs nothing of its parent's.
@@ -156,6 +182,19 @@ class Episode:
                 )
             )
         return record
+
+    def _begun(self, terms: EpisodeTerms) -> Beginning:
+        """What the decider begins with. A refusal without a word from the experience service, which
+        may know of a version that decides, is waited out.
+        """
+        while True:
+            beginning = self._setting.decider.begin(terms)
+            may_change = beginning.follows_registry and beginning.fence is None
+            if beginning.refusal is None or not may_change:
+                self._control.go_on()
+                return beginning
+            self._control.pause(beginning.refusal)
+            time.sleep(_RETRY_S)
 
     def _play_step(self, trainer: EpisodeTrainer, record: EpisodeRecord) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)

@@ -29,6 +29,8 @@ class Beginning:
         policy_version: the version that decides; None until the first decision tells.
         mode: how actions are drawn.
         fence: what BeginEpisode gave; None where the experience service was away.
+        refusal: why nobody can decide the episode; None where somebody can.
+        evaluation_pair: the pair of an evaluation that it is to be played for; None: of none.
     """
 
     policy: str
@@ -36,6 +38,8 @@ class Beginning:
     policy_version: str | None
     mode: SelectionMode.ValueType
     fence: int | None
+    refusal: str | None = None
+    evaluation_pair: int | None = None
 
 
 @dataclass(frozen=True)

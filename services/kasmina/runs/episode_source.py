@@ -45,6 +45,9 @@ class EpisodeSource(Protocol):
     def origin(self, episode_index: int) -> EpisodeOrigin:
         """Seeds and situation of an episode."""
 
+    def evaluation_origin(self, pair: int) -> EpisodeOrigin:
+        """Seeds and situation of the episodes of a pair of an evaluation, which it names."""
+
     def fresh(self, origin: EpisodeOrigin) -> EpisodeTrainer:
         """The trainer of an episode that begins. Raises `RunFailed`."""
 

@@ -33,6 +33,7 @@ class EpisodeIntroduction:
     Attributes:
         policy: name of the policy that decides; empty where it is not known.
         origin: what the episode is made of.
+        offers_evaluation: whether it may become an episode of an evaluation.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class EpisodeIntroduction:
     slots: int
     spec_fingerprint: str
     origin: EpisodeOrigin
+    offers_evaluation: bool = False
 
 
 class ExperienceClient:
@@ -69,6 +71,7 @@ class ExperienceClient:
             slots=episode.slots,
             spec_fingerprint=episode.spec_fingerprint,
             origin=episode.origin,
+            offers_evaluation=episode.offers_evaluation,
         )
         try:
             response: BeginEpisodeResponse = await self._stub.BeginEpisode(

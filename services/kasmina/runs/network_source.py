@@ -9,10 +9,10 @@ from kasmina.randomness import derive_seed
 from kasmina.runs.episode_source import EpisodeTrainer
 from kasmina.runs.run_control import RunFailed
 from kasmina.runs.run_spec import trainer_config
-from kasmina.runs.seeds import Stream, episode_seeds
+from kasmina.runs.seeds import Stream, episode_seeds, evaluation_seeds
 from kasmina.runs.situation import draw
 from kasmina.training.trainer import GrowthTrainer
-from leyline.v1.episode_pb2 import EpisodeOrigin, EpisodeReference
+from leyline.v1.episode_pb2 import EpisodeOrigin, EpisodeReference, Seeds
 from leyline.v1.trainer_pb2 import Compute, RunSpec
 
 _STREAMS: tuple[Stream, ...] = ("initialization", "order", "augmentation", "blueprint")
@@ -28,14 +28,18 @@ class NetworkSource:
         self._spec = spec
         self._compute = compute
         self._dataset = dataset
+        of_situations = _STREAMS_OF_SITUATIONS if spec.HasField("situations") else ()
+        self._streams = (*of_situations, *_STREAMS)
 
     def origin(self, episode_index: int) -> EpisodeOrigin:
         """Seeds of the episode, and its situation where the run has any."""
-        spec = self._spec
-        if not spec.HasField("situations"):
-            return EpisodeOrigin(seeds=episode_seeds(spec, episode_index, _STREAMS))
-        seeds = episode_seeds(spec, episode_index, (*_STREAMS_OF_SITUATIONS, *_STREAMS))
-        return EpisodeOrigin(seeds=seeds, situation=draw(spec.situations, spec, seeds.situation))
+        return self._origin(episode_seeds(self._spec, episode_index, self._streams))
+
+    def evaluation_origin(self, pair: int) -> EpisodeOrigin:
+        """The same of both episodes of a pair."""
+        origin = self._origin(evaluation_seeds(self._spec, pair, self._streams))
+        origin.evaluation_pair = pair
+        return origin
 
     def fresh(self, origin: EpisodeOrigin) -> EpisodeTrainer:
         """A network that has learned nothing. Raises `RunFailed` where it cannot be built."""
@@ -53,6 +57,12 @@ class NetworkSource:
         """Writes the network alone. Raises OSError."""
         assert isinstance(trainer, GrowthTrainer)
         trainer.export(path, {"run_id": whose.run_id, "episode_index": whose.episode_index})
+
+    def _origin(self, seeds: Seeds) -> EpisodeOrigin:
+        spec = self._spec
+        if not spec.HasField("situations"):
+            return EpisodeOrigin(seeds=seeds)
+        return EpisodeOrigin(seeds=seeds, situation=draw(spec.situations, spec, seeds.situation))
 
     def _images(self, origin: EpisodeOrigin) -> Dataset:
         """The images as the episode's situation has them: the validation split stays whole and

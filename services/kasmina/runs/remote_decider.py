@@ -62,30 +62,28 @@ class RemoteDecider:
         """Asks who decides, and for the version that the episode is pinned to.
 
         Raises:
-            RunFailed: the policy cannot decide for this run.
+            RunFailed: the policy does not describe itself as the contract says, or the experience
+                service refuses the episode.
             RunCancelled: somebody has asked for the end of a run that waits.
         """
         info = self._introduction()
         if info is None:
             return Beginning("", False, terms.policy_version, self._neighbours.mode, None)
-        if info.policy_version and terms.policy_version in (None, info.policy_version):
-            _check_fit(info, terms)  # of another version its own answers will tell
         begun = self._begun(info, terms)
-        if begun is None:
-            return Beginning(
-                info.policy,
-                info.follows_registry,
-                terms.policy_version,
-                self._neighbours.mode,
-                None,
-            )
-        pin = begun.policy_version if begun.HasField("policy_version") else None
+        mode, fence, pair, given = SELECTION_MODE_UNSPECIFIED, None, None, None
+        if begun is not None:
+            mode, fence = begun.mode, begun.fence
+            pair = begun.evaluation_pair if begun.HasField("evaluation_pair") else None
+            given = begun.policy_version if begun.HasField("policy_version") else None
+        pin = terms.policy_version or given
         return Beginning(
             policy=info.policy,
             follows_registry=info.follows_registry,
-            policy_version=terms.policy_version or pin,
-            mode=self._neighbours.mode if begun.mode == SELECTION_MODE_UNSPECIFIED else begun.mode,
-            fence=begun.fence,
+            policy_version=pin,
+            mode=mode or self._neighbours.mode,
+            fence=fence,
+            refusal=self._refusal(info, terms, pin, away=begun is None),
+            evaluation_pair=pair,
         )
 
     def decide(self, query: DecisionQuery) -> Answer:
@@ -177,6 +175,24 @@ class RemoteDecider:
             _log.warning("episode is not pinned", reason=str(error))
             return None
 
+    def _refusal(
+        self, info: GetPolicyInfoResponse, terms: EpisodeTerms, pin: str | None, *, away: bool
+    ) -> str | None:
+        """Why the policy cannot decide, as far as is known: of any version but the one that it
+        serves by default, its own answers will tell.
+        """
+        if not info.policy_version or pin not in (None, info.policy_version):
+            return None
+        misfit = _misfit(info, terms)
+        if misfit is None or not info.follows_registry:
+            return misfit
+        if away:
+            experience = self._neighbours.experience.target
+            return (
+                f"{misfit}, unless the experience service, which is away at {experience}, pins one"
+            )
+        return f"{misfit}, or activate one of the registry that does (leyline policy list)"
+
     def _patiently(self, ask: Callable[[], T]) -> T:
         """The answer, whenever it comes; until then the run is PAUSED and says what for.
 
@@ -212,17 +228,18 @@ class RemoteDecider:
         return answer
 
 
-def _check_fit(info: GetPolicyInfoResponse, terms: EpisodeTerms) -> None:
-    """Raises `RunFailed` where the policy cannot decide for the run's observations."""
+def _misfit(info: GetPolicyInfoResponse, terms: EpisodeTerms) -> str | None:
+    """Why the policy's default version cannot decide for the run's observations."""
     if info.spec_fingerprint != terms.spec_fingerprint:
-        raise RunFailed(
+        return (
             f"FINGERPRINT_MISMATCH: policy {info.policy!r} wants observations by spec"
             f" {info.spec_name!r} ({info.spec_fingerprint[:12]}), the run's have"
             f" {terms.spec_fingerprint[:12]}; choose another policy or observation_spec"
         )
     slots = info.slots
     if slots.WhichOneof("slots") == "exactly" and slots.exactly != terms.slots:
-        raise RunFailed(
+        return (
             f"SLOT_COUNT_MISMATCH: policy {info.policy!r} decides for {slots.exactly} slots,"
-            f" the run has {terms.slots}"
+            f" the run has {terms.slots}; choose a policy that decides for these"
         )
+    return None

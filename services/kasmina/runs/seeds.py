@@ -3,6 +3,7 @@ be paired.
 
     run's seed --- unless the specification has one of the stream's own --- stream's seed
     stream's seed --- episode's index --- the episode's seed of that stream
+    stream's seed --- number of a pair --- that of both episodes of a pair of an evaluation
 
 The images of the validation split, and the training images that are kept of all there are, belong
 to the run and not to an episode: they follow from the data stream's seed (`split_seed`), so that
@@ -29,17 +30,23 @@ def stream_seeds(spec: RunSpec) -> Seeds:
 
 def episode_seeds(spec: RunSpec, episode_index: int, streams: Iterable[Stream]) -> Seeds:
     """The seeds of an episode that draws from those streams; the others are unset."""
-    return Seeds(
-        **{
-            stream: derive_seed(_stream_seed(spec, stream), "episode", episode_index)
-            for stream in streams
-        }
-    )
+    return _derived(spec, streams, "episode", episode_index)
+
+
+def evaluation_seeds(spec: RunSpec, pair: int, streams: Iterable[Stream]) -> Seeds:
+    """The seeds of the episodes of a pair, whatever their indices."""
+    return _derived(spec, streams, "evaluation", pair)
 
 
 def split_seed(spec: RunSpec) -> int:
     """Seed of the splits that all episodes of the run have in common."""
     return derive_seed(_stream_seed(spec, "data"), "split")
+
+
+def _derived(spec: RunSpec, streams: Iterable[Stream], kind: str, number: int) -> Seeds:
+    return Seeds(
+        **{stream: derive_seed(_stream_seed(spec, stream), kind, number) for stream in streams}
+    )
 
 
 def _stream_seed(spec: RunSpec, stream: Stream) -> int:

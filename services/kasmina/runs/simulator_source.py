@@ -6,10 +6,10 @@ from pathlib import Path
 
 from kasmina.runs import simulated_host
 from kasmina.runs.episode_source import EpisodeTrainer
-from kasmina.runs.seeds import Stream, episode_seeds
+from kasmina.runs.seeds import Stream, episode_seeds, evaluation_seeds
 from kasmina.simulator.situation import SimulationSeeds
 from kasmina.simulator.trainer import SimulatedTrainer
-from leyline.v1.episode_pb2 import EpisodeOrigin, EpisodeReference
+from leyline.v1.episode_pb2 import EpisodeOrigin, EpisodeReference, Seeds
 from leyline.v1.trainer_pb2 import RunSpec
 
 _STREAMS: tuple[Stream, ...] = ("situation", "order", "blueprint")
@@ -31,8 +31,13 @@ class SimulatorSource:
 
     def origin(self, episode_index: int) -> EpisodeOrigin:
         """Seeds of the episode; its range is the family, which is held out where that is."""
-        seeds = episode_seeds(self._spec, episode_index, _STREAMS)
-        return EpisodeOrigin(seeds=seeds, situation=simulated_host.situation_of(self._spec))
+        return self._origin(episode_seeds(self._spec, episode_index, _STREAMS))
+
+    def evaluation_origin(self, pair: int) -> EpisodeOrigin:
+        """The same of both episodes of a pair."""
+        origin = self._origin(evaluation_seeds(self._spec, pair, _STREAMS))
+        origin.evaluation_pair = pair
+        return origin
 
     def fresh(self, origin: EpisodeOrigin) -> EpisodeTrainer:
         """An episode at its beginning."""
@@ -50,3 +55,6 @@ class SimulatorSource:
     def export(self, trainer: EpisodeTrainer, path: Path, whose: EpisodeReference) -> None:
         """There is nothing to write."""
         raise NotImplementedError("a simulated episode leaves no network")
+
+    def _origin(self, seeds: Seeds) -> EpisodeOrigin:
+        return EpisodeOrigin(seeds=seeds, situation=simulated_host.situation_of(self._spec))

@@ -48,6 +48,8 @@ episodes = Table(
     Column("horizon", BigInteger, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("spec_fingerprint", String(64), nullable=False),
+    # The pair of an evaluation that it is played for: no learner may learn from it. Unset: of none.
+    Column("evaluation_pair", BigInteger),
     # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
@@ -65,6 +67,13 @@ episodes = Table(
     # Order in which episodes came to be both ended and without a gap. Unset before.
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
+)
+_of_evaluations = episodes.c.evaluation_pair.is_not(None)
+Index(
+    "episodes_of_evaluations",
+    episodes.c.policy_version,
+    sqlite_where=_of_evaluations,
+    postgresql_where=_of_evaluations,
 )
 
 transitions = Table(
@@ -96,7 +105,11 @@ policies = Table(
     metadata,
     Column("ordinal", RowNumber, primary_key=True),
     Column("policy_version", String(128), nullable=False, unique=True),
-    Column("artifact_sha256", ForeignKey(artifacts.c.sha256), nullable=False),
+    # The artifact may have been deleted as garbage; the version stays.
+    Column("artifact_sha256", String(64), nullable=False, index=True),
+    # What it decides for. Slots unset: any number.
+    Column("slots", Integer),
+    Column("spec_fingerprint", String(64), nullable=False),
     Column("manifest", LargeBinary, nullable=False),
 )
 
@@ -107,6 +120,8 @@ policy_events = Table(
     Column("time", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("policy_version", ForeignKey(policies.c.policy_version), nullable=False),
+    # Of an activation: whether it no longer stands, see simic.policies.activation.
+    Column("rolled_back", Boolean, nullable=False),
     # The event as WatchPolicies sends it; a registration's manifest is not repeated here.
     Column("payload", LargeBinary, nullable=False),
     Index("policy_events_by_kind", "kind", "sequence"),
@@ -165,4 +180,16 @@ training_episodes = Table(
     Column("training", ForeignKey(trainings.c.id), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Index("training_episodes_by_update", "training", "sequence"),
+)
+
+candidates = Table(
+    "candidates",
+    metadata,
+    # A version that is to be evaluated, or is being evaluated, before it may become the active one.
+    Column("id", RowNumber, primary_key=True),
+    Column("training", ForeignKey(trainings.c.id), nullable=False),
+    Column("policy_version", ForeignKey(policies.c.policy_version), nullable=False),
+    # On how many pairs of episodes, and whether one of them has been handed out.
+    Column("pairs", BigInteger, nullable=False),
+    Column("begun", Boolean, nullable=False),
 )

@@ -1,41 +1,75 @@
-"""Which version decides an episode that begins."""
+"""Who decides an episode, from its first step to its last."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, or_, select
 
 from chassis.errors import ErrorCode, LeylineError, Violation
+from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.experience_pb2 import BeginEpisodeRequest
 from leyline.v1.learner_pb2 import TrainingState
 from simic.database.schema import training_updates, trainings
-from simic.policies import registry
+from simic.experience.evaluation import assignment
+from simic.policies.fitting import Shape, version_for
 
 _RUNNING = TrainingState.TRAINING_STATE_RUNNING
 
 
-def version_to_pin(connection: Connection, request: BeginEpisodeRequest) -> str | None:
-    """The version that an episode which begins now is pinned to; None where there is none.
+@dataclass(frozen=True)
+class Pin:
+    """What an episode keeps.
 
-    In the run of a deterministic training it follows from the episode's index. Else it is the
-    newest activated one.
+    Attributes:
+        policy_version: the version that decides; None where none of the registry does.
+        mode: how actions are drawn.
+        evaluation_pair: the pair of an evaluation that it belongs to; None outside evaluations.
+    """
+
+    policy_version: str | None
+    mode: SelectionMode.ValueType
+    evaluation_pair: int | None
+
+
+def pin(connection: Connection, request: BeginEpisodeRequest) -> Pin:
+    """Pin an episode that begins.
+
+    In the run of a deterministic training its version follows from its index. Else an evaluation
+    may want it; and else it is the newest activated version that decides for the episode's slots
+    and spec and is not refused. What is activated for other episodes is no version for this one.
+    Where the policy does not follow the registry there is none.
 
     Raises:
-        LeylineError: VERSION_NOT_READY where the training has not made it yet; INVALID_ARGUMENT
-            for a situation that is held out, in a run that is learned from.
+        LeylineError: VERSION_NOT_READY where a deterministic training has not made it yet;
+            INVALID_ARGUMENT for a situation that is held out, in the run of one.
     """
+    origin = request.origin
+    # An episode of an evaluation may have begun when the store was another one.
+    pair = origin.evaluation_pair if origin.HasField("evaluation_pair") else None
     training = _deterministic_training(connection, request.run_id)
-    if training is not None and request.origin.situation.held_out:
-        described = (
-            f"must not be held out: training {training['training_id']!r} learns from the run, and "
-            "waits for its episodes; give those of an evaluation another run_id"
-        )
-        violation = Violation("origin.situation.held_out", described)
-        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
-    if not request.follows_registry:
-        return None
     if training is not None:
-        return _version_by_index(connection, training, request)
-    return registry.version_to_pin(connection)
+        _refuse_held_out(training, request)
+    if not request.follows_registry:
+        return Pin(None, request.mode, pair)
+    if training is not None:
+        return Pin(_version_by_index(connection, training, request), request.mode, pair)
+    version = version_for(connection, Shape(request.slots, request.spec_fingerprint))
+    wanted = assignment(connection, request, version)
+    if wanted is not None:
+        return Pin(wanted.policy_version, SelectionMode.SELECTION_MODE_GREEDY, wanted.pair)
+    return Pin(version, request.mode, pair)
+
+
+def _refuse_held_out(training: RowMapping, request: BeginEpisodeRequest) -> None:
+    if not request.origin.situation.held_out:
+        return
+    described = (
+        f"must not be held out: training {training['training_id']!r} learns from the run, and "
+        "waits for its episodes; give those of an evaluation another run_id"
+    )
+    violation = Violation("origin.situation.held_out", described)
+    raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
 
 
 def _deterministic_training(connection: Connection, run_id: str) -> RowMapping | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
@@ -21,8 +22,8 @@ from leyline.v1.transition_pb2 import Termination
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
-from simic.experience import pinning
 from simic.experience.ledger import Ledger
+from simic.experience.pinning import Pin, pin
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ class ExperienceStore:
     def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
-        The first call pins the version that decides, where the policy follows the registry. What
-        it says of the episode's origin is kept.
+        The first call pins the version that decides, as ``simic.experience.pinning`` says, and what
+        it says of the episode's origin is kept. Where it hands out an episode of an evaluation,
+        that is the origin of the first call that names the pair; a trainer that never does, and
+        does not offer to, has not heard of it, and plays an ordinary episode.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape, or must not
@@ -52,22 +55,22 @@ class ExperienceStore:
         with self._database.write() as connection:
             row = _find_episode(connection, request.run_id, request.episode_index)
             if row is None:
-                pinned = pinning.version_to_pin(connection, request)
+                fence, next_step, pinned = 1, 0, pin(connection, request)
                 _insert_episode(connection, request, pinned)
-                return BeginEpisodeResponse(
-                    fence=1, policy_version=pinned, mode=request.mode, next_step=0
+            else:
+                _refuse_another_shape(row, request)
+                fence, next_step = row["fence"] + 1, row["next_step"]
+                values, pinned = _begun_again(connection, row, request)
+                connection.execute(
+                    update(episodes).where(episodes.c.id == row["id"]).values(fence=fence, **values)
                 )
-            _refuse_another_shape(row, request)
-            fence = row["fence"] + 1
-            connection.execute(
-                update(episodes).where(episodes.c.id == row["id"]).values(fence=fence)
-            )
-            return BeginEpisodeResponse(
-                fence=fence,
-                policy_version=row["policy_version"],
-                mode=SelectionMode.ValueType(row["mode"]),
-                next_step=row["next_step"],
-            )
+        return BeginEpisodeResponse(
+            fence=fence,
+            policy_version=pinned.policy_version,
+            mode=pinned.mode,
+            next_step=next_step,
+            evaluation_pair=pinned.evaluation_pair,
+        )
 
     def record(self, items: Sequence[ExperienceItem]) -> list[Rejection | None]:
         """Store ``items`` in one commit; in the order of the items, why one was not stored.
@@ -131,9 +134,7 @@ def _find_episode(connection: Connection, run_id: str, episode_index: int) -> Ro
     )
 
 
-def _insert_episode(
-    connection: Connection, request: BeginEpisodeRequest, pinned: str | None
-) -> None:
+def _insert_episode(connection: Connection, request: BeginEpisodeRequest, pinned: Pin) -> None:
     connection.execute(
         insert(episodes).values(
             run_id=request.run_id,
@@ -141,26 +142,50 @@ def _insert_episode(
             fence=1,
             policy=request.policy,
             follows_registry=request.follows_registry,
-            policy_version=pinned,
-            mode=request.mode,
             horizon=request.horizon,
             slots=request.slots,
             spec_fingerprint=request.spec_fingerprint,
-            origin=request.origin.SerializeToString() if request.HasField("origin") else None,
-            held_out=request.origin.situation.held_out,
-            **_twin(request.origin),
             began_at=moment.now(),
             next_step=0,
             termination=Termination.TERMINATION_UNSPECIFIED,
+            **asdict(pinned),
+            **_origin(request, pinned.evaluation_pair),
         )
     )
 
 
 def _twin(origin: EpisodeOrigin) -> dict[str, object]:
     if not origin.HasField("twin"):
-        return {}
+        return {"twin_run_id": None, "twin_episode_index": None}
     twin = origin.twin
     return {"twin_run_id": twin.run_id, "twin_episode_index": twin.episode_index}
+
+
+def _begun_again(
+    connection: Connection, row: RowMapping, request: BeginEpisodeRequest
+) -> tuple[dict[str, Any], Pin]:
+    """What changes in an episode that begins again, and what it is pinned to."""
+    pinned = Pin(
+        row["policy_version"], SelectionMode.ValueType(row["mode"]), row["evaluation_pair"]
+    )
+    if pinned.evaluation_pair is None or row["origin"] is not None:
+        return {}, pinned
+    if request.offers_evaluation or request.origin.HasField("evaluation_pair"):
+        return _origin(request, pinned.evaluation_pair), pinned
+    pinned = pin(connection, request)
+    return {**asdict(pinned), **_origin(request, None)}, pinned
+
+
+def _origin(request: BeginEpisodeRequest, pair: int | None) -> dict[str, Any]:
+    """What is kept of the origin that a call gives: nothing, where it is not that of the pair."""
+    origin = request.origin
+    given = origin.evaluation_pair if origin.HasField("evaluation_pair") else None
+    known = request.HasField("origin") and given == pair
+    return {
+        "origin": origin.SerializeToString() if known else None,
+        "held_out": origin.situation.held_out,
+        **_twin(origin),
+    }
 
 
 def _refuse_another_shape(row: RowMapping, request: BeginEpisodeRequest) -> None:

@@ -27,6 +27,7 @@ from simic.database.database import Database
 from simic.learning import algorithms, checkpoint, networks
 from simic.learning.curves import Curves
 from simic.learning.diagnostics import alarms
+from simic.learning.evaluation import Evaluations
 from simic.learning.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
 from simic.learning.network import PolicyNetwork
 from simic.learning.plan import STORED
@@ -68,6 +69,7 @@ class Learner:
         plan = self._plan = progress.plan
         self._spec = spec_by_name(plan.observation_spec)
         self._reward = reward_by_name(plan.reward, plan.rent)
+        self._evaluations = Evaluations(database, training_id, self._reward)
         begins = progress.policy_version is None
         network = self._begin(progress) if begins else networks.build(plan)
         # Made after the first version is out, for others wait for that: torch's optimisers load
@@ -137,6 +139,19 @@ class Learner:
                 self._learn(progress, batch)
             else:
                 time.sleep(POLL_S)
+            when_there_is_room(self._evaluate)
+
+    def _evaluate(self) -> None:
+        evaluation = self._evaluations.conclude()
+        if evaluation is not None:
+            _log.info(
+                "policy evaluated",
+                policy_version=evaluation.policy_version,
+                baseline=evaluation.baseline_version,
+                pairs=evaluation.pairs,
+                mean_difference=round(evaluation.mean_difference, 4),
+                activated=evaluation.activated,
+            )
 
     def _batch(self, progress: Progress) -> Sequence[Episode] | None:
         if self._plan.experience == STORED:

@@ -39,9 +39,10 @@ from simic.database.schema import (
 )
 from simic.learning import order
 from simic.learning.plan import STORED
+from simic.learning.promotion import promote
 from simic.learning.training import RUNNING, WAITS_FOR_EPISODES, change, finish, require
 from simic.learning.update import Update
-from simic.policies import registry
+from simic.policies import activation, candidates, registry
 
 
 class TrainingSuperseded(Exception):
@@ -131,21 +132,24 @@ class Lessons:
             LeylineError: POLICY_VERSION_NOT_FOUND.
         """
         with self._database.read() as connection:
-            found = name or registry.active_version(connection)
+            found = name or activation.active_version(connection)
             return None if found is None else registry.load(connection, found)
 
     def fresh(self) -> list[Episode] | None:
         """The next batch; None until it is there.
 
         An episode counts if it came to its horizon, was sampled, was decided by a version of this
-        training (the one that it began with included), and its situation is not held out for
-        evaluation; each counts once. A batch is full with so many of them, in the order in which
-        they became whole. In a deterministic training the batch is what counts of the episodes
-        whose turn it is, in the order of their index: that may be fewer, or none.
+        training (the one that it began with included), was not played for an evaluation, and its
+        situation is not held out; each counts once. A batch is full with so many of them, in the
+        order in which they became whole. In a deterministic training the batch is what counts of
+        the episodes whose turn it is, in the order of their index: that may be fewer, or none. A
+        training that has made all of its updates has no next batch.
         """
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
+            if _has_made_all(row, plan):
+                return None
             if plan.deterministic:
                 if order.awaited(connection, row) is not None:
                     return None
@@ -165,6 +169,8 @@ class Lessons:
         with self._database.read() as connection:
             row = require(connection, self._training_id)
             plan = TrainingPlan.FromString(row["plan"])
+            if _has_made_all(row, plan):
+                return None
             fitting = select(episodes.c.id).where(*_fitting(plan)).order_by(episodes.c.id)
             rows = np.array(connection.execute(fitting).scalars().all(), np.int64)
         if len(rows) == 0:
@@ -203,8 +209,9 @@ class Lessons:
             row = require(connection, self._training_id)
             if row["state"] != RUNNING or row["policy_version"] is not None:
                 raise TrainingSuperseded(self._training_id)
-            self._publish(connection, row, version, "the first version of")
+            reason = self._publish(connection, row, version, "the first version of")
             policy_version, nothing = version.manifest.policy_version, Update(0, 0.0, {})
+            activation.activate(connection, policy_version, reason)
             _insert_update(connection, row["id"], 0, policy_version, nothing, 0, 0)
             change(connection, row["id"], status_message=WAITS_FOR_EPISODES)
 
@@ -219,11 +226,12 @@ class Lessons:
         steps = sum(len(episode.steps) for episode in batch)
         with self._database.write() as connection:
             row = self._before(connection, number)
-            self._publish(connection, row, version, f"update {number} of")
-            training = row["id"]
+            reason = self._publish(connection, row, version, f"update {number} of")
+            training, plan = row["id"], TrainingPlan.FromString(row["plan"])
             policy_version = version.manifest.policy_version
+            promote(connection, training, plan, policy_version, reason)
             _insert_update(connection, training, number, policy_version, update, len(batch), steps)
-            if TrainingPlan.FromString(row["plan"]).experience != STORED:
+            if plan.experience != STORED:
                 connection.execute(
                     insert(training_episodes),
                     [
@@ -262,11 +270,12 @@ class Lessons:
 
     def _publish(
         self, connection: Connection, row: RowMapping, version: LearnedVersion, what: str
-    ) -> None:
+    ) -> str:
+        """Register a version, from which the training goes on; what it is, for people."""
         policy_version = version.manifest.policy_version
         registry.register(connection, version.manifest, version.artifact)
-        registry.activate(connection, policy_version, f"{what} training {self._training_id}")
         change(connection, row["id"], policy_version=policy_version, checkpoint=version.checkpoint)
+        return f"{what} training {self._training_id}"
 
     def _load(self, rows: Sequence[int], plan: TrainingPlan) -> list[Episode]:
         """The episodes of these row numbers, in this order."""
@@ -317,6 +326,7 @@ def _fitting(plan: TrainingPlan) -> list[ColumnElement[bool]]:
         episodes.c.whole_sequence.is_not(None),
         episodes.c.termination == Termination.TERMINATION_HORIZON,
         episodes.c.held_out.is_(False),
+        episodes.c.evaluation_pair.is_(None),
         episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
     ]
     if plan.slots:
@@ -334,6 +344,10 @@ _SAMPLED = (
     episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
     episodes.c.follows_registry,
 )
+
+
+def _has_made_all(row: RowMapping, plan: TrainingPlan) -> bool:
+    return bool(plan.max_updates) and row["updates"] >= plan.max_updates
 
 
 def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
@@ -374,7 +388,12 @@ def _in_order(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Se
 def _turn(connection: Connection, row: RowMapping, number: int) -> None:
     """Put the training behind update ``number``; the last one ends it."""
     change(connection, row["id"], updates=number, status_message=WAITS_FOR_EPISODES)
-    if number == TrainingPlan.FromString(row["plan"]).max_updates:
+    if number != TrainingPlan.FromString(row["plan"]).max_updates:
+        return
+    if candidates.next_candidate(connection, row["id"]) is not None:
+        message = f"made all of its {number} updates; waits for the last evaluation"
+        change(connection, row["id"], status_message=message)
+    else:
         completed = TrainingState.TRAINING_STATE_COMPLETED
         finish(connection, row["id"], completed, f"made all of its {number} updates")
 

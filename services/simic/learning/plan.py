@@ -8,6 +8,7 @@ from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.observation import spec_by_name, spec_names
 from leyline.v1.learner_pb2 import TrainingPlan
 from leyline.v1.observation_pb2 import ObservationSpec
+from simic.learning import promotion
 from simic.learning.recipes import RECIPES, BadHyperparameter, recipe_of
 from simic.learning.reward import DEFAULT_RENT, reward_names
 from simic.policies.artifact import NETWORKS
@@ -17,11 +18,6 @@ ALGORITHMS = ("ppo",)
 ONLINE = "online"
 STORED = "stored"
 EXPERIENCE = (ONLINE, STORED)
-
-ALWAYS = "always"
-IF_NOT_WORSE = "if-not-worse"
-BY_HAND = "by-hand"
-ACTIVATIONS = (ALWAYS, IF_NOT_WORSE, BY_HAND)
 
 TELEMETRY = "telemetry"
 """Stands for every feature that is measured."""
@@ -39,7 +35,7 @@ _DEFAULTS = TrainingPlan(
     network="slot-shared",
     reward="accuracy-delta",
     rent=DEFAULT_RENT,
-    activation=ALWAYS,
+    activation=promotion.ALWAYS,
     experience=ONLINE,
 )
 _OF_PRESET = {
@@ -71,6 +67,9 @@ def fill(plan: TrainingPlan) -> TrainingPlan:
     filled.evaluation_episodes = recipe.evaluation_episodes
     if filled.network == "mlp" and not filled.slots:
         filled.slots = _MLP_SLOTS
+    violations = list(promotion.violations(filled))
+    if violations:
+        raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=violations)
     return filled
 
 
@@ -100,7 +99,7 @@ def _undetermined(plan: TrainingPlan) -> Iterable[Violation]:
         return
     if not plan.run_id:
         yield Violation("plan.run_id", "is required: its episodes are learned from in their order")
-    if plan.activation in (IF_NOT_WORSE, BY_HAND):
+    if plan.activation in promotion.RULES and plan.activation != promotion.ALWAYS:
         described = "must be 'always': which version decides an episode follows from its index"
         yield Violation("plan.activation", described)
     if plan.experience == STORED:
@@ -118,7 +117,7 @@ def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
         "network": NETWORKS,
         "reward": reward_names(),
         "observation_spec": spec_names(),
-        "activation": ACTIVATIONS,
+        "activation": promotion.RULES,
         "experience": EXPERIENCE,
     }
     for field, names in known.items():

@@ -19,6 +19,7 @@ from simic.database.database import Database
 from simic.database.schema import episodes, training_updates, trainings
 from simic.learning import order
 from simic.learning.plan import fill
+from simic.policies import candidates
 
 RUNNING = TrainingState.TRAINING_STATE_RUNNING
 
@@ -179,7 +180,8 @@ def change(connection: Connection, training: int, **values: object) -> None:
 def finish(
     connection: Connection, training: int, state: TrainingState.ValueType, message: str
 ) -> None:
-    """End the training with this row number."""
+    """End the training with this row number; nothing of it is evaluated any more."""
+    candidates.dismiss_all(connection, training)
     change(connection, training, state=state, status_message=message, ended_at=moment.now())
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection, func, insert, select
 
@@ -12,30 +12,30 @@ from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.registry_pb2 import (
     ActivatePolicyResponse,
     ArtifactChunk,
+    CollectGarbageResponse,
     GetPolicyResponse,
     ListPoliciesResponse,
-    PolicyActivated,
     PolicyManifest,
     PolicyRegistered,
     PolicyReport,
     RegisterPolicyResponse,
+    RollBackPolicyResponse,
     WatchPoliciesResponse,
 )
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import artifacts, policies, policy_events
+from simic.policies import events
+from simic.policies.activation import activate, active_version, roll_back
 from simic.policies.artifact import NETWORKS, check_manifest
+from simic.policies.fitting import what_does_not_fit
+from simic.policies.garbage import collect
 
 CHUNK_BYTES = 256 * 1024
 """Size of a piece of an artifact: well below the 4 MiB that a gRPC message may have."""
 
 DEFAULT_PAGE = 50
-REPORTS_SHOWN = 100
-
-REGISTERED = "registered"
-ACTIVATED = "activated"
-REPORTED = "reported"
-_PIN_CANDIDATES = 100  # activations to look back over for one that is served
+EVENTS_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,47 @@ class PolicyRegistry:
         with self._database.write() as connection:
             return register(connection, manifest, artifact)
 
-    def activate(self, policy_version: str, reason: str) -> ActivatePolicyResponse:
+    def activate(
+        self, policy_version: str, reason: str, *, force: bool = False
+    ) -> ActivatePolicyResponse:
         """Make a version the active one. Activating the active one again changes nothing.
 
         Raises:
-            LeylineError: POLICY_VERSION_NOT_FOUND.
+            LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone;
+                VERSION_DOES_NOT_FIT where it does not decide for episodes that are being played,
+                unless it is forced.
         """
         with self._database.write() as connection:
-            _require(connection, policy_version)
-            return ActivatePolicyResponse(
-                previous_version=activate(connection, policy_version, reason) or ""
-            )
+            manifest = _require(connection, policy_version)
+            if not _has_artifact(connection, manifest):
+                raise _collected(policy_version)
+            problem = "" if force else what_does_not_fit(connection, manifest)
+            if problem:
+                raise LeylineError(
+                    ErrorCode.VERSION_DOES_NOT_FIT, policy_version=policy_version, problem=problem
+                )
+            previous = activate(connection, policy_version, reason)
+            return ActivatePolicyResponse(previous_version=previous or "")
+
+    def roll_back(self, reason: str) -> RollBackPolicyResponse:
+        """Make the version active that was so before the active one; see
+        ``simic.policies.activation``.
+
+        Raises:
+            LeylineError: NOTHING_TO_ROLL_BACK.
+        """
+        with self._database.write() as connection:
+            return roll_back(connection, reason)
+
+    def collect_garbage(self, keep_newest: int, *, dry_run: bool) -> CollectGarbageResponse:
+        """Delete the artifacts that nothing needs; see ``simic.policies.garbage``.
+
+        Args:
+            keep_newest: so many of the newest versions stay; 0: 20.
+            dry_run: only say which would be deleted.
+        """
+        with self._database.write() as connection:
+            return collect(connection, keep_newest, dry_run=dry_run)
 
     def report(self, report: PolicyReport) -> None:
         """Keep what a policy server says about a version.
@@ -84,7 +114,7 @@ class PolicyRegistry:
         with self._database.write() as connection:
             _require(connection, report.policy_version)
             event = WatchPoliciesResponse(reported=report)
-            _append_event(connection, REPORTED, report.policy_version, event)
+            events.append(connection, events.REPORTED, report.policy_version, event)
 
     def get(self, policy_version: str) -> GetPolicyResponse:
         """A version, or the active one where ``policy_version`` is empty.
@@ -95,18 +125,18 @@ class PolicyRegistry:
         with self._database.read() as connection:
             active = active_version(connection)
             manifest = _require(connection, policy_version or active or "")
-            payloads = connection.execute(
-                select(policy_events.c.payload)
-                .where(
-                    policy_events.c.kind == REPORTED,
-                    policy_events.c.policy_version == manifest.policy_version,
-                )
-                .order_by(policy_events.c.sequence.desc())
-                .limit(REPORTS_SHOWN)
-            ).scalars()
-            reports = [WatchPoliciesResponse.FromString(payload).reported for payload in payloads]
+            about = partial(
+                events.newest,
+                connection,
+                policy_version=manifest.policy_version,
+                limit=EVENTS_SHOWN,
+            )
+            reports, evaluations = about(events.REPORTED), about(events.EVALUATED)
         return GetPolicyResponse(
-            manifest=manifest, active=manifest.policy_version == active, reports=reversed(reports)
+            manifest=manifest,
+            active=manifest.policy_version == active,
+            reports=[event.reported for event in reports],
+            evaluations=[event.evaluated for event in evaluations],
         )
 
     def page(self, page_size: int, page_token: str) -> ListPoliciesResponse:
@@ -132,9 +162,11 @@ class PolicyRegistry:
         """The next piece of an artifact; empty at its end.
 
         Raises:
-            LeylineError: POLICY_VERSION_NOT_FOUND, or INVALID_ARGUMENT for an offset too great.
+            LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone, or
+                INVALID_ARGUMENT for an offset too great.
         """
         with self._database.read() as connection:
+            _require(connection, policy_version)
             row = connection.execute(
                 select(
                     artifacts.c.size,
@@ -144,7 +176,7 @@ class PolicyRegistry:
                 .where(policies.c.policy_version == policy_version)
             ).one_or_none()
         if row is None:
-            raise _not_found(policy_version)
+            raise _collected(policy_version)
         if offset > row.size:
             described = f"the artifact has {row.size} bytes"
             raise LeylineError(
@@ -163,73 +195,42 @@ class PolicyRegistry:
         )
         with self._database.read() as connection:
             rows = connection.execute(query).all()
-        events = []
+        happened = []
         for row in rows:
             event = WatchPoliciesResponse.FromString(row.payload)
             event.sequence = row.sequence
             event.time.CopyFrom(moment.to_proto(row.time))
-            if row.kind == REGISTERED:
+            if row.kind == events.REGISTERED:
                 event.registered.manifest.ParseFromString(row.manifest)
-            events.append(event)
-        return events
-
-
-def active_version(connection: Connection) -> str | None:
-    """The active version, or None before the first activation."""
-    return connection.execute(
-        select(policy_events.c.policy_version)
-        .where(policy_events.c.kind == ACTIVATED)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-
-
-def version_to_pin(connection: Connection) -> str | None:
-    """The newest activated version that no policy server has refused; the active one where all have
-    been. None before the first activation.
-
-    A server that refuses a version serves the one before, and so do the episodes that begin then:
-    pinned to the refused one, they would be decided by nobody.
-    """
-    activated = connection.execute(
-        select(policy_events.c.policy_version)
-        .where(policy_events.c.kind == ACTIVATED)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(_PIN_CANDIDATES)
-    ).scalars()
-    versions = list(dict.fromkeys(activated))
-    served = (version for version in versions if not _is_refused(connection, version))
-    return next(served, versions[0] if versions else None)
-
-
-def _is_refused(connection: Connection, policy_version: str) -> bool:
-    """Whether the newest report about a version says so."""
-    payload = connection.execute(
-        select(policy_events.c.payload)
-        .where(policy_events.c.kind == REPORTED, policy_events.c.policy_version == policy_version)
-        .order_by(policy_events.c.sequence.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return payload is not None and not WatchPoliciesResponse.FromString(payload).reported.accepted
+            happened.append(event)
+        return happened
 
 
 def register(
     connection: Connection, manifest: PolicyManifest, artifact: bytes
 ) -> RegisterPolicyResponse:
-    """Register a checked version within the caller's transaction.
+    """Register a checked version within the caller's transaction. Where it is known and its
+    artifact is gone, it has one again.
 
     Raises:
-        LeylineError: INVALID_ARGUMENT where the name is another version's.
+        LeylineError: INVALID_ARGUMENT where the name is another version's;
+            ARTIFACT_DIGEST_MISMATCH where other bytes than those that are gone compute the same.
     """
     known = _find(connection, manifest.policy_version)
     if known is not None:
         _refuse_another_artifact(known, manifest)
+        if not _has_artifact(connection, known):
+            if manifest.artifact_sha256 != known.artifact_sha256:
+                raise LeylineError(
+                    ErrorCode.ARTIFACT_DIGEST_MISMATCH,
+                    policy_version=known.policy_version,
+                    given=manifest.artifact_sha256,
+                    expected=known.artifact_sha256,
+                )
+            _store_artifact(connection, known, artifact)
         return RegisterPolicyResponse(manifest=known, already_registered=True)
-    sha256 = hashlib.sha256(artifact).hexdigest()
-    stored = select(artifacts.c.sha256).where(artifacts.c.sha256 == sha256)
-    if connection.execute(stored).one_or_none() is None:
-        values = {"sha256": sha256, "size": len(artifact), "data": artifact}
-        connection.execute(insert(artifacts).values(values))
+    if not _has_artifact(connection, manifest):
+        _store_artifact(connection, manifest, artifact)
     registered = PolicyManifest()
     registered.CopyFrom(manifest)
     registered.registered_at.CopyFrom(moment.to_proto(moment.now()))
@@ -239,12 +240,14 @@ def register(
         insert(policies).values(
             ordinal=registered.ordinal,
             policy_version=registered.policy_version,
-            artifact_sha256=sha256,
+            artifact_sha256=registered.artifact_sha256,
+            slots=registered.slots.exactly or None,
+            spec_fingerprint=registered.observation_spec.fingerprint,
             manifest=registered.SerializeToString(deterministic=True),
         )
     )
     event = WatchPoliciesResponse(registered=PolicyRegistered())
-    _append_event(connection, REGISTERED, registered.policy_version, event)
+    events.append(connection, events.REGISTERED, registered.policy_version, event)
     return RegisterPolicyResponse(manifest=registered)
 
 
@@ -256,29 +259,29 @@ def _refuse_another_artifact(known: PolicyManifest, given: PolicyManifest) -> No
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=[violation])
 
 
-def activate(connection: Connection, policy_version: str, reason: str) -> str | None:
-    """Activate a registered version within the caller's transaction; the one active before."""
-    previous = active_version(connection)
-    if previous != policy_version:
-        activated = PolicyActivated(
-            policy_version=policy_version, previous_version=previous or "", reason=reason
-        )
-        event = WatchPoliciesResponse(activated=activated)
-        _append_event(connection, ACTIVATED, policy_version, event)
-    return previous
-
-
 def load(connection: Connection, policy_version: str) -> tuple[PolicyManifest, bytes]:
     """A version's manifest and its artifact, whole.
 
     Raises:
-        LeylineError: POLICY_VERSION_NOT_FOUND.
+        LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone.
     """
     manifest = _require(connection, policy_version)
-    data: bytes = connection.execute(
+    data: bytes | None = connection.execute(
         select(artifacts.c.data).where(artifacts.c.sha256 == manifest.artifact_sha256)
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if data is None:
+        raise _collected(policy_version)
     return manifest, data
+
+
+def _has_artifact(connection: Connection, manifest: PolicyManifest) -> bool:
+    stored = select(artifacts.c.sha256).where(artifacts.c.sha256 == manifest.artifact_sha256)
+    return connection.execute(stored).one_or_none() is not None
+
+
+def _store_artifact(connection: Connection, manifest: PolicyManifest, artifact: bytes) -> None:
+    values = {"sha256": manifest.artifact_sha256, "size": len(artifact), "data": artifact}
+    connection.execute(insert(artifacts).values(values))
 
 
 def _find(connection: Connection, policy_version: str) -> PolicyManifest | None:
@@ -295,21 +298,17 @@ def _require(connection: Connection, policy_version: str) -> PolicyManifest:
     return manifest
 
 
-def _append_event(
-    connection: Connection, kind: str, policy_version: str, event: WatchPoliciesResponse
-) -> None:
-    connection.execute(
-        insert(policy_events).values(
-            time=moment.now(),
-            kind=kind,
-            policy_version=policy_version,
-            payload=event.SerializeToString(deterministic=True),
-        )
-    )
-
-
 def _not_found(policy_version: str) -> LeylineError:
     return LeylineError(ErrorCode.POLICY_VERSION_NOT_FOUND, policy_version=policy_version)
+
+
+def _collected(policy_version: str) -> LeylineError:
+    described = "its artifact was deleted as garbage; register it again to have it back"
+    return LeylineError(
+        ErrorCode.POLICY_VERSION_NOT_FOUND,
+        violations=[Violation("policy_version", described)],
+        policy_version=policy_version,
+    )
 
 
 def _ordinal_of(page_token: str) -> int:

@@ -15,6 +15,8 @@ from leyline.v1.registry_pb2 import (
     ActivatePolicyRequest,
     ActivatePolicyResponse,
     ArtifactChunk,
+    CollectGarbageRequest,
+    CollectGarbageResponse,
     DownloadPolicyRequest,
     DownloadPolicyResponse,
     GetPolicyRequest,
@@ -25,6 +27,8 @@ from leyline.v1.registry_pb2 import (
     RegisterPolicyResponse,
     ReportPolicyRequest,
     ReportPolicyResponse,
+    RollBackPolicyRequest,
+    RollBackPolicyResponse,
     WatchPoliciesRequest,
     WatchPoliciesResponse,
 )
@@ -104,13 +108,29 @@ class RegistryServicer(PolicyRegistryServiceServicer):
     async def ActivatePolicy(
         self, request: ActivatePolicyRequest, context: Context
     ) -> ActivatePolicyResponse:
-        """Promote a version, or roll back to it."""
+        """Promote a version."""
         bind_call(policy_version=request.policy_version)
         response = await asyncio.to_thread(
-            self._registry.activate, request.policy_version, request.reason
+            self._registry.activate, request.policy_version, request.reason, force=request.force
         )
         self._bell.ring()
         return response
+
+    async def RollBackPolicy(
+        self, request: RollBackPolicyRequest, context: Context
+    ) -> RollBackPolicyResponse:
+        """Go back to the version before."""
+        response = await asyncio.to_thread(self._registry.roll_back, request.reason)
+        self._bell.ring()
+        return response
+
+    async def CollectGarbage(
+        self, request: CollectGarbageRequest, context: Context
+    ) -> CollectGarbageResponse:
+        """Delete artifacts that nothing needs."""
+        return await asyncio.to_thread(
+            self._registry.collect_garbage, request.keep_newest, dry_run=request.dry_run
+        )
 
     async def ReportPolicy(
         self, request: ReportPolicyRequest, context: Context

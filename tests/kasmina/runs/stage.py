@@ -80,11 +80,14 @@ class Scripted:
     answer: Decide = by_coin
     asked: list[DecisionQuery] = field(default_factory=list)
     begun: list[EpisodeTerms] = field(default_factory=list)
+    beginnings: list[Beginning] = field(default_factory=list)
     ended: int = 0
 
     def begin(self, terms: EpisodeTerms) -> Beginning:
-        """Begins without a pin."""
+        """Begins as it is told, or without a pin."""
         self.begun.append(terms)
+        if self.beginnings:
+            return self.beginnings.pop(0)
         return Beginning("scripted", False, None, SELECTION_MODE_GREEDY, None)
 
     def decide(self, query: DecisionQuery) -> Answer:

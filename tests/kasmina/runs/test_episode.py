@@ -16,7 +16,7 @@ from chassis.validation import violations
 from kasmina.data.dataset import Dataset
 from kasmina.runs import episode as episode_module
 from kasmina.runs.decider import fallback
-from kasmina.runs.episode_log import Decided
+from kasmina.runs.episode_log import Beginning, Decided
 from kasmina.runs.fault import Point
 from kasmina.runs.journal import Journal
 from kasmina.runs.run_control import RunCancelled, RunFailed
@@ -31,9 +31,7 @@ from leyline.v1.decision_pb2 import (
     SELECTION_MODE_GREEDY,
     DecisionQuery,
 )
-from leyline.v1.trainer_pb2 import (
-    HostSpec,
-)
+from leyline.v1.trainer_pb2 import RUN_STATE_PAUSED, RUN_STATE_RUNNING, HostSpec
 from leyline.v1.transition_pb2 import (
     DECIDER_FALLBACK,
     EXECUTION_RESULT_EXECUTED,
@@ -220,6 +218,37 @@ def test_a_host_that_cannot_be_built_for_the_images_fails_the_run_with_the_reaso
     run = stage(host=HostSpec(name="vit", options={"patch": "7"}))
     with pytest.raises(RunFailed, match="patch of vit is 7; it does not divide images of 16x16"):
         run.play()
+
+
+def test_an_episode_that_nobody_can_decide_is_begun_and_fails_the_run(stage: Build) -> None:
+    run = stage()
+    run.decider.beginnings = [beginning(fence=1, refusal="SLOT_COUNT_MISMATCH: so and so")]
+    with pytest.raises(RunFailed, match="SLOT_COUNT_MISMATCH: so and so"):
+        run.play()
+    record = run.journal.episodes.get("run", 0)
+    assert record is not None
+    assert (record.fence, record.steps) == (1, 0)
+    assert run.decider.asked == []
+
+
+def test_whoever_may_know_of_a_version_that_decides_is_waited_for(
+    stage: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episode_module, "_RETRY_S", 0.01)
+    run = stage()
+    away = beginning(fence=None, refusal="unless the experience service pins one")
+    run.decider.beginnings = [away, away, beginning(fence=1, refusal=None)]
+    run.play()
+    assert len(run.decider.begun) == 3
+    states = [e.state_changed for e in run.events if e.HasField("state_changed")]
+    assert [state.state for state in states] == [RUN_STATE_PAUSED, RUN_STATE_RUNNING]
+    assert "unless the experience service" in states[0].message
+    assert len(run.transitions) == 4
+
+
+def beginning(fence: int | None, refusal: str | None) -> Beginning:
+    """What a policy that follows the registry begins with."""
+    return Beginning("learned", True, None, SELECTION_MODE_GREEDY, fence, refusal)
 
 
 def test_an_episodes_origin_is_told_to_watchers_and_deciders_and_to_no_snapshot(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,26 @@ async def test_an_episode_is_pinned_to_the_version_that_the_experience_service_g
     assert introduction.origin == ORIGIN
 
 
+@pytest.mark.parametrize("follows_registry", [True, False])
+async def test_an_episode_is_offered_for_evaluations_of_the_registry_alone(
+    journal: Journal, tmp_path: Path, follows_registry: bool
+) -> None:
+    experience, policy = Experience(pin="mlp-abc", evaluation_pair=0), Policy()
+    policy.info.follows_registry = follows_registry
+    offer = replace(terms(), offers_evaluation=True)
+    async with (
+        serving(policy, experience) as address,
+        decider(journal, tmp_path, address, address) as remote,
+    ):
+        offered = await asyncio.to_thread(remote.begin, offer)
+        ordinary = await asyncio.to_thread(remote.begin, terms())
+    offers = [introduction.offers_evaluation for introduction in experience.introductions]
+    assert offers == [follows_registry, False]
+    assert offered.evaluation_pair == (0 if follows_registry else None)
+    assert (offered.mode == SELECTION_MODE_GREEDY) is follows_registry
+    assert (ordinary.evaluation_pair, ordinary.mode) == (None, SELECTION_MODE_SAMPLED)
+
+
 async def test_without_the_experience_service_an_episode_begins_unpinned(
     journal: Journal, tmp_path: Path, nobody: str
 ) -> None:
@@ -182,28 +203,71 @@ async def test_a_decision_that_comes_too_late_is_a_fallback_and_the_next_is_not(
     assert DECIDER_POLICY in {each.decided.decider for each in answers}
 
 
-async def test_a_policy_for_another_observation_fails_the_run_at_once(
-    journal: Journal, tmp_path: Path
-) -> None:
-    async with (
-        serving(Policy(), Experience()) as address,
-        decider(journal, tmp_path, address, address) as remote,
-    ):
-        with pytest.raises(RunFailed, match=r"FINGERPRINT_MISMATCH.*'seed'"):
-            await asyncio.to_thread(remote.begin, terms(EXTENDED_SPEC.fingerprint))
-
-
-async def test_a_policy_for_another_number_of_slots_fails_the_run_at_once(
+async def test_a_policy_for_another_observation_cannot_decide(
     journal: Journal, tmp_path: Path
 ) -> None:
     policy = Policy()
-    policy.info.slots.CopyFrom(SlotRequirement(exactly=3))
+    policy.info.follows_registry = False
     async with (
         serving(policy, Experience()) as address,
         decider(journal, tmp_path, address, address) as remote,
     ):
-        with pytest.raises(RunFailed, match=r"SLOT_COUNT_MISMATCH.*3 slots.*2"):
-            await asyncio.to_thread(remote.begin, terms())
+        beginning = await asyncio.to_thread(remote.begin, terms(EXTENDED_SPEC.fingerprint))
+    assert beginning.refusal is not None
+    assert "FINGERPRINT_MISMATCH: policy 'coin' wants observations by spec 'seed'" in (
+        beginning.refusal
+    )
+
+
+def for_three_slots() -> Policy:
+    """A policy that follows the registry, whose active version is not for episodes of two slots."""
+    policy = Policy()
+    policy.info.slots.CopyFrom(SlotRequirement(exactly=3))
+    return policy
+
+
+async def test_where_nothing_in_the_registry_decides_nobody_can(
+    journal: Journal, tmp_path: Path
+) -> None:
+    async with (
+        serving(for_three_slots(), Experience()) as address,
+        decider(journal, tmp_path, address, address) as remote,
+    ):
+        beginning = await asyncio.to_thread(remote.begin, terms())
+    assert beginning.fence == 1
+    assert beginning.refusal is not None
+    assert "SLOT_COUNT_MISMATCH: policy 'coin' decides for 3 slots, the run has 2" in (
+        beginning.refusal
+    )
+    assert "activate one of the registry that does" in beginning.refusal
+
+
+@pytest.mark.parametrize("earlier", [None, "mlp-earlier"])
+async def test_a_pinned_version_decides_whatever_the_active_one_is_for(
+    journal: Journal, tmp_path: Path, earlier: str | None
+) -> None:
+    async with (
+        serving(for_three_slots(), Experience(pin="mlp-abc")) as address,
+        decider(journal, tmp_path, address, address) as remote,
+    ):
+        beginning = await asyncio.to_thread(remote.begin, terms(pin=earlier))
+        asked = query(pin=beginning.policy_version)
+        decided = (await asyncio.to_thread(remote.decide, asked)).decided
+    assert beginning.refusal is None
+    assert beginning.policy_version == (earlier or "mlp-abc")
+    assert decided.decision.policy_version == beginning.policy_version
+
+
+async def test_without_the_experience_service_it_is_said_that_it_may_know_a_version(
+    journal: Journal, tmp_path: Path, nobody: str
+) -> None:
+    async with (
+        serving(for_three_slots()) as address,
+        decider(journal, tmp_path, address, nobody) as remote,
+    ):
+        beginning = await asyncio.to_thread(remote.begin, terms())
+    assert beginning.fence is None
+    assert f"unless the experience service, which is away at {nobody}" in (beginning.refusal or "")
 
 
 async def test_a_policy_that_refuses_the_question_fails_the_run(

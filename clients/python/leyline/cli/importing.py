@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json
+from leyline.cli.policies import activated, described
 from leyline.cli.specs import read_spec
 from leyline.client import Registry
+from leyline.error import ServiceError
 from leyline.installation import check_extra
 from leyline.v1.policy_pb2 import SlotRequirement
 from leyline.v1.registry_pb2 import PolicyManifest
 
-commands = typer.Typer(help="Policies of one's own.", no_args_is_help=True)
+
+def register(commands: typer.Typer) -> None:
+    """Add the command."""
+    commands.command(name="import")(import_)
 
 
-@commands.callback()
-def _commands() -> None:
-    pass
-
-
-@commands.command(name="import")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The network.")],
     name: Annotated[
@@ -80,12 +80,12 @@ def import_(
             if not _mean_the_same(answer.manifest, manifest):
                 _refuse(
                     file,
-                    f"{manifest.policy_version} is there already, as {_described(answer.manifest)}"
-                    f", not as {_described(manifest)}, and a version is never changed: "
+                    f"{manifest.policy_version} is there already, as {described(answer.manifest)}"
+                    f", not as {described(manifest)}, and a version is never changed: "
                     "choose another --name",
                 )
             if activate:
-                await registry.activate(manifest.policy_version, "leyline policy import --activate")
+                await _activate(registry, manifest.policy_version)
             active = (await registry.get(manifest.policy_version)).active
             return answer.manifest, answer.already_registered, active
 
@@ -97,9 +97,17 @@ def import_(
     at = f"{registered.registered_at.ToDatetime():%Y-%m-%d %H:%M:%S}"
     print(f"version     {version}")
     print(f"size        {registered.artifact_size:,} bytes")
-    print(f"decides on  {_described(registered)}")
+    print(f"decides on  {described(registered)}")
     print(f"registered  {f'already, {at}: nothing is changed' if known else at}")
-    print(f"active      {'yes' if active else f'no; leyline policies --activate {version}'}")
+    print(f"active      {'yes' if active else f'no; leyline policy activate {version}'}")
+
+
+async def _activate(registry: Registry, version: str) -> None:
+    try:
+        await activated(registry, version, "leyline policy import --activate")
+    except ServiceError as error:
+        message = f"{version} is registered, but not active: {error.message}"
+        raise replace(error, message=message) from None
 
 
 def _refuse(file: Path, why: str) -> NoReturn:
@@ -120,10 +128,3 @@ def _mean_the_same(one: PolicyManifest, other: PolicyManifest) -> bool:
         one.observation_spec.fingerprint == other.observation_spec.fingerprint
         and one.slots == other.slots
     )
-
-
-def _described(manifest: PolicyManifest) -> str:
-    count = manifest.slots.exactly or "any number of"
-    plural = "" if count == 1 else "s"
-    spec = manifest.observation_spec
-    return f"{count} slot{plural} under the spec {spec.name}, fingerprint {spec.fingerprint[:12]}"

@@ -37,7 +37,13 @@ def _print(training: Training, as_json: bool) -> None:
         print(f"run       {plan.run_id}{order}")
     print(f"updates   {training.updates} of {plan.max_updates or 'no limit'}")
     print(f"episodes  {training.episodes}, {plan.episodes_per_update} an update")
-    print(f"version   {training.policy_version or '-'}")
+    print(f"version   {training.policy_version or '-'}, {_activation(plan)}")
+
+
+def _activation(plan: TrainingPlan) -> str:
+    if plan.activation == "if-not-worse":
+        return f"active once it is not worse on {plan.evaluation_episodes} pairs of episodes"
+    return f"activated {plan.activation}".replace("-", " ")
 
 
 @commands.command()
@@ -56,6 +62,8 @@ def start(
       leyline training start --preset demo
 
       leyline training start --set max_updates=20 --set run_id=my-run
+
+      leyline training start --set activation=if-not-worse
 
       leyline training start --set deterministic=true --set run_id=study --set lag=1
     """

@@ -139,8 +139,13 @@ class _View:
             message = f": {record.message}" if record.message else ""
             print(f"{record.state}{message}", flush=True)
         elif kind == "episode_began":
-            version = event.episode_began.policy_version or "pinned at its first decision"
-            print(f"episode {event.episode_began.episode_index}, policy {version}", flush=True)
+            began = event.episode_began
+            version = began.policy_version or "pinned at its first decision"
+            pair = began.origin.evaluation_pair
+            evaluates = (
+                f", evaluation pair {pair}" if began.origin.HasField("evaluation_pair") else ""
+            )
+            print(f"episode {began.episode_index}, policy {version}{evaluates}", flush=True)
         elif kind == "step_completed":
             step_id = event.step_completed.step_id
             step = record.episodes[step_id.episode_index].steps.get(step_id.step)

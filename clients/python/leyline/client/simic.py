@@ -36,19 +36,25 @@ from leyline.v1.learner_pb2 import (
 from leyline.v1.learner_pb2_grpc import LearnerServiceStub
 from leyline.v1.registry_pb2 import (
     ActivatePolicyRequest,
+    ActivatePolicyResponse,
     ArtifactChunk,
+    CollectGarbageRequest,
+    CollectGarbageResponse,
     GetPolicyRequest,
     GetPolicyResponse,
     ListPoliciesRequest,
     PolicyManifest,
     RegisterPolicyRequest,
     RegisterPolicyResponse,
+    RollBackPolicyRequest,
+    RollBackPolicyResponse,
 )
 from leyline.v1.registry_pb2_grpc import PolicyRegistryServiceStub
 
 _CHUNK_BYTES = 256 * 1024
 _UPLOAD_TIMEOUT_S = 600.0
 """For 64 MiB, which is what an artifact may have, at 1 Mbit/s."""
+_COLLECTION_TIMEOUT_S = 600.0
 
 
 class Experience(Client):
@@ -153,11 +159,31 @@ class Registry(Client):
         request = _upload(manifest, artifact)
         return await self._call(self._stub.RegisterPolicy(request, timeout=_UPLOAD_TIMEOUT_S))
 
-    async def activate(self, policy_version: str, reason: str = "") -> str:
-        """Make a version the active one; returns the one that was."""
-        request = ActivatePolicyRequest(policy_version=policy_version, reason=reason)
-        answer = await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
-        return answer.previous_version
+    async def activate(
+        self, policy_version: str, reason: str = "", *, force: bool = False
+    ) -> ActivatePolicyResponse:
+        """Make a version the active one, by force even where it does not decide for episodes that
+        are being played.
+        """
+        request = ActivatePolicyRequest(policy_version=policy_version, reason=reason, force=force)
+        return await self._call(self._stub.ActivatePolicy(request, timeout=CALL_TIMEOUT_S))
+
+    async def roll_back(self, reason: str = "") -> RollBackPolicyResponse:
+        """Make the version active that was so before the active one."""
+        request = RollBackPolicyRequest(reason=reason)
+        return await self._call(self._stub.RollBackPolicy(request, timeout=CALL_TIMEOUT_S))
+
+    async def collect_garbage(
+        self, keep_newest: int = 0, *, dry_run: bool = False
+    ) -> CollectGarbageResponse:
+        """Delete the artifacts of versions that nothing needs, or only say which.
+
+        Args:
+            keep_newest: so many of the newest versions stay; 0 leaves it to the registry.
+            dry_run: delete nothing.
+        """
+        request = CollectGarbageRequest(keep_newest=keep_newest, dry_run=dry_run)
+        return await self._call(self._stub.CollectGarbage(request, timeout=_COLLECTION_TIMEOUT_S))
 
 
 def _upload(manifest: PolicyManifest, artifact: bytes) -> Iterator[RegisterPolicyRequest]:
