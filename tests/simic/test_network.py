@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import onnxruntime
@@ -14,7 +15,7 @@ from simic.learning import checkpoint
 from simic.learning.distribution import WAIT
 from simic.learning.mlp import MlpNetwork
 from simic.learning.network import Layout, PolicyNetwork
-from simic.learning.slot_shared import SlotSharedNetwork
+from simic.learning.slot_shared import INITIAL_CULL, SlotSharedNetwork
 from simic.learning.version import GOLDEN_SLOTS, learned_version
 from simic.policies.artifact import MODELS, check_manifest, read_weights, to_bytes, version_name
 
@@ -46,14 +47,15 @@ def decisions() -> list[tuple[int, int]]:
     return [(WAIT, -1), *((action, slot) for action in (1, 2, 3) for slot in range(SLOTS))]
 
 
-def test_an_initial_policy_is_all_but_uniform(name: str) -> None:
+def test_an_initial_policy_hardly_depends_on_what_it_sees(name: str) -> None:
     distribution = network(name).distribution(observations())
     of_type = distribution.type_log_probs.exp().detach().numpy()
     of_slot = distribution.slot_log_probs.exp().detach().numpy()
-    # The seed's over the types; the other's over WAIT and every pair of type and slot, of which
-    # nothing is known yet: they are as likely as not to be carried out.
-    uniform = np.full(4, 1 / 4) if name == "mlp" else np.array([2, 3, 3, 3]) / 11
-    assert of_type == pytest.approx(np.tile(uniform, (16, 1)), abs=0.02)
+    # The seed's is uniform over the types. The other's is so over WAIT and every pair of type and
+    # slot, but that nothing is known yet to be carried out, and that it culls more rarely.
+    rare = math.exp(INITIAL_CULL)
+    odds = np.ones(4) if name == "mlp" else np.array([1, 1.5, 1.5, 1.5 * rare])
+    assert of_type == pytest.approx(np.tile(odds / odds.sum(), (16, 1)), abs=0.02)
     assert of_slot == pytest.approx(1 / 3, abs=0.02)
 
 
@@ -69,6 +71,15 @@ def test_a_wait_has_no_slot_in_its_log_probability(name: str) -> None:
     distribution = trained_like(name).distribution(observations())
     waits = distribution.log_prob(torch.full((16,), WAIT), torch.full((16,), -1))
     assert torch.equal(waits, distribution.type_log_probs[:, WAIT])
+
+
+def test_the_action_logits_are_the_distribution_over_whole_decisions(name: str) -> None:
+    policy = trained_like(name)
+    distribution = policy.distribution(observations())
+    found = torch.log_softmax(policy.action_logits(observations()), -1)
+    for place, (action, slot) in enumerate(decisions()):
+        chosen = torch.full((16,), action), torch.full((16,), slot)
+        assert torch.allclose(found[:, place], distribution.log_prob(*chosen), atol=1e-5)
 
 
 def test_entropy_and_divergence_are_those_of_whole_decisions(name: str) -> None:

@@ -34,7 +34,7 @@ def test_a_one_step_bandit_is_solved_for_every_type_and_slot(
     name: str, action: int, slot: int
 ) -> None:
     world = World(1, pays_for(action, slot))
-    ppo = learn(world, FEW_STEPS, updates=14, episodes=64, name=name)
+    ppo = learn(world, FEW_STEPS, updates=18, episodes=64, name=name)
     assert world.score(ppo.network) > 0.8
 
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from tests.simic.worlds import LAYOUT
 
 from simic.learning.batch import Steps
+from simic.learning.descent import Descent
 from simic.learning.distribution import WAIT
-from simic.learning.feasibility import learn_feasibility
+from simic.learning.recipes import PpoRecipe
 from simic.learning.slot_shared import SlotSharedNetwork
 
 
@@ -84,13 +85,14 @@ def test_wasted_turns_teach_which_actions_are_possible() -> None:
         slots=chosen,
         behaviour_log_probs=torch.zeros(rows),
         by_policy=torch.ones(rows, dtype=torch.bool),
+        chosen=torch.ones(rows, dtype=torch.bool),
         no_ops=(types == 1) == at,
         lengths=[rows],
         rewards=[],
     )
-    optimizer = torch.optim.Adam(network.feasible.parameters(), lr=1e-2)
+    recipe = PpoRecipe(feasibility_steps=300, feasibility_learning_rate=1e-2)
     before = network.distribution(seen[:1]).type_log_probs
-    learn_feasibility(network, optimizer, steps, 300, generator)
+    Descent(network, recipe, 1).learn_feasibility(steps, generator)
     possible = network.feasibility(seen)[:, 1:].sigmoid() > 0.5
     assert (possible[:, 0] != occupied).float().mean() > 0.95
     assert (possible[:, 1] == occupied).float().mean() > 0.95

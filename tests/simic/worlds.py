@@ -62,6 +62,7 @@ class World:
                 slots=slots[of],
                 behaviour_log_probs=behaviour[of],
                 by_policy=np.ones(self.horizon, bool),
+                chosen=np.ones(self.horizon, bool),
                 rewards=self.reward(types[of], slots[of]),
                 no_ops=np.zeros(self.horizon, bool),
                 stages=np.zeros(self.horizon, np.int64),

@@ -123,6 +123,7 @@ class _Playing:
             slots=np.array(slots),
             behaviour_log_probs=np.array(log_probs),
             by_policy=np.ones(len(types), bool),
+            chosen=np.ones(len(types), bool),
             rewards=np.diff(self._accuracies) / POINTS_A_UNIT,
             no_ops=np.array(no_ops),
             stages=np.array(stages),

@@ -24,6 +24,7 @@ class Steps:
         action_types, slots: what was decided, (N,); slot -1 where none was named.
         behaviour_log_probs: of the decision, under the policy that took it, (N,), nats.
         by_policy: whether the step counts for the policy, (N,).
+        chosen: whether somebody chose the decision, (N,).
         no_ops: whether the decision came to nothing, (N,).
         lengths: steps of each episode.
         rewards: of each episode, in units of the reward.
@@ -35,6 +36,7 @@ class Steps:
     slots: Tensor
     behaviour_log_probs: Tensor
     by_policy: Tensor
+    chosen: Tensor
     no_ops: Tensor
     lengths: Sequence[int]
     rewards: Sequence[NDArray[np.float64]]
@@ -51,6 +53,7 @@ class Steps:
             slots=_rows([each.slots for each in trajectories]),
             behaviour_log_probs=_rows([each.behaviour_log_probs for each in trajectories]),
             by_policy=_rows([each.by_policy for each in trajectories]),
+            chosen=_rows([each.chosen for each in trajectories]),
             no_ops=_rows([each.no_ops for each in trajectories]),
             lengths=[len(each) for each in trajectories],
             rewards=[each.rewards for each in trajectories],

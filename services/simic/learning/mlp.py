@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simic.learning.distribution import Distribution
+from simic.learning.distribution import WAIT, Distribution
 from simic.learning.network import Layout, PolicyNetwork, normalised, statistics
 from simic.policies.artifact import ACTION_TYPES
 
@@ -75,6 +75,14 @@ class MlpNetwork(PolicyNetwork):
             type_log_probs=torch.log_softmax(type_logits, -1),
             slot_log_probs=torch.log_softmax(slot_logits, -1),
         )
+
+    def action_logits(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities of WAIT, then of each acting type at each slot."""
+        type_logits, slot_logits = self._logits(observations)
+        # A WAIT has no slot: it must not gain or lose by how large the slots' logits happen to be.
+        of_slots = torch.log_softmax(slot_logits, -1)
+        act = type_logits[:, WAIT + 1 :, None] + of_slots[:, WAIT + 1 :]
+        return torch.cat([type_logits[:, :1], act.flatten(1)], -1)
 
     def values(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
         """The expected return from each observation on, (batch,), in units of the reward."""

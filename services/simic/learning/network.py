@@ -100,8 +100,22 @@ class PolicyNetwork(nn.Module, ABC):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the artifact computes: type logits, slot logits by type, values."""
 
+    @abstractmethod
+    def action_logits(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities of WAIT, then of each acting type at each slot.
+
+        The softmax of (batch, 1 + 3 * slots) is the distribution over whole decisions, type after
+        type: GERMINATE at every slot, then ADVANCE, then CULL.
+        """
+
     def feasibility(self, observations: Tensor) -> Tensor | None:
         """Logits of the probability that an action is carried out, (batch, 4, slots); or None."""
+        return None
+
+    def decay_context(self, share: float) -> None:
+        """Shrink by a share what the policy makes of features that are no slot's, where that can
+        be told apart.
+        """
         return None
 
     @abstractmethod

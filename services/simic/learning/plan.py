@@ -13,7 +13,7 @@ from simic.learning.recipes import RECIPES, BadHyperparameter, recipe_of
 from simic.learning.reward import DEFAULT_RENT, reward_names
 from simic.policies.artifact import NETWORKS
 
-ALGORITHMS = ("ppo",)
+ALGORITHMS = ("ppo", "ddqn", "awr")
 
 ONLINE = "online"
 STORED = "stored"

@@ -17,22 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn, optim
-from torch.nn import functional
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor
 
 from simic.learning.batch import Steps
+from simic.learning.descent import POLICY, Descent, between, generator_of, last
 from simic.learning.diagnostics import of_batch
 from simic.learning.distribution import Distribution
-from simic.learning.feasibility import learn_feasibility
 from simic.learning.network import PolicyNetwork
 from simic.learning.recipes import PpoRecipe
 from simic.learning.rollout import Trajectory, explained_variance
 from simic.learning.update import Update
-
-POLICY = "policy"
-VALUE = "value"
-FEASIBILITY = "feasibility"
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,8 @@ class Ppo:
         self.network = network
         self.recipe = recipe
         self.batches = max(recipe.replayed_batches, recipe.value_batches)
-        self._annealing_updates = updates_planned or recipe.annealing_updates
-        self.optimizers = {
-            POLICY: _adam(network.policy, recipe.learning_rate),
-            VALUE: _adam(network.value, recipe.learning_rate),
-        }
-        if network.feasible is not None:
-            rate = recipe.feasibility_learning_rate
-            self.optimizers[FEASIBILITY] = _adam(network.feasible, rate)
+        self._descent = Descent(network, recipe, updates_planned)
+        self.optimizers = self._descent.optimizers
 
     def update(
         self,
@@ -87,38 +75,23 @@ class Ppo:
             seed: of the training; with ``number`` it seeds the order of the steps.
         """
         recipe = self.recipe
-        replayed = _last(earlier, recipe.replayed_batches)
-        steps = Steps.of([*replayed, *fresh])
-        if not self.network.is_normalised:
-            # At the first batch: the policy is uniform to within a percent, and hardly notices.
-            self.network.take_statistics(steps.observations, steps.slots_seen)
-        progress = min(1.0, (number - 1) / max(1, self._annealing_updates - 1))
-        for name in (POLICY, VALUE):
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = _between(recipe.learning_rate, recipe.final_learning_rate, progress)
-        generator = torch.Generator().manual_seed(_shuffling_seed(seed, number))
-
-        found = {}
-        if FEASIBILITY in self.optimizers:
-            found["feasibility_loss"] = learn_feasibility(
-                self.network,
-                self.optimizers[FEASIBILITY],
-                steps,
-                recipe.feasibility_steps,
-                generator,
-            )
+        steps = Steps.of([*last(earlier, recipe.replayed_batches), *fresh])
+        progress = self._descent.begin(number, steps)
+        generator = generator_of(seed, number)
+        possible = self._descent.learn_feasibility(steps, generator)
         lesson, explained = self.prepare(steps, sum(len(each) for each in fresh))
-        bonus = _between(recipe.entropy_bonus, recipe.final_entropy_bonus, progress)
+        bonus = between(recipe.entropy_bonus, recipe.final_entropy_bonus, progress)
         gradient_steps, of_policy = self._learn_policy(lesson, bonus, generator)
-        kept = [*_last(earlier, recipe.value_batches), *fresh]
+        kept = Steps.of([*last(earlier, recipe.value_batches), *fresh])
+        value_loss = self._descent.learn_values(kept, self._returns(kept), generator)
         return Update(
             gradient_steps=gradient_steps,
             mean_return=float(np.mean([each.rewards.sum() for each in fresh])),
             diagnostics={
                 **of_policy,
-                **found,
+                **possible,
                 **of_batch(fresh),
-                "value_loss": self._learn_values(Steps.of(kept), generator),
+                "value_loss": value_loss,
                 "explained_variance": explained,
                 "gradient_steps": float(gradient_steps),
             },
@@ -175,7 +148,7 @@ class Ppo:
         of_type = (distribution.type_entropy() * counts).sum() / total
         of_slot = (distribution.slot_entropy() * counts).sum() / total
         loss = policy_loss - entropy_bonus * (of_type + of_slot)
-        self._descend(POLICY, self.network.policy, loss)
+        self._descent.descend(POLICY, loss)
 
         outside = ((ratio - 1).abs() > clip).float()
         return {
@@ -186,28 +159,11 @@ class Ppo:
             "clip_fraction": ((outside * counts).sum() / total).item(),
         }
 
-    def _learn_values(self, steps: Steps, generator: torch.Generator) -> float:
-        """Fit the value network to the returns of ``steps`` as it estimates them now; its loss."""
-        recipe = self.recipe
+    def _returns(self, steps: Steps) -> Tensor:
+        """The returns of ``steps`` as the value network estimates them now, (N,)."""
         values = steps.values(self.network)
-        returns = steps.advantages(values, recipe.discount, recipe.trace_decay) + values
-        targets = torch.from_numpy(returns).float()
-        losses = []
-        for _ in range(recipe.value_steps):
-            rows = torch.randint(len(steps), (recipe.value_rows,), generator=generator)
-            predicted = self.network.values(steps.observations[rows], steps.slots_seen[rows])
-            # Huber, so that one interval that went wrong does not drown the others.
-            loss = functional.smooth_l1_loss(predicted, targets[rows])
-            self._descend(VALUE, self.network.value, loss)
-            losses.append(loss.item())
-        return float(np.mean(losses)) if losses else 0.0
-
-    def _descend(self, name: str, part: nn.Module, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad()
-        loss.backward()
-        clip_grad_norm_(part.parameters(), self.recipe.gradient_norm)
-        optimizer.step()
+        advantages = steps.advantages(values, self.recipe.discount, self.recipe.trace_decay)
+        return torch.from_numpy(advantages + values).float()
 
     @torch.no_grad()
     def _divergence(self, lesson: Lesson) -> float:
@@ -223,27 +179,8 @@ class Ppo:
         return current.divergence_from(lesson.proximal)[steps.by_policy].mean().item()
 
 
-def _adam(part: nn.Module, learning_rate: float) -> optim.Adam:
-    # eps as in the original implementation (Huang et al. 2022, detail 3).
-    return optim.Adam(part.parameters(), lr=learning_rate, eps=1e-5, foreach=False)
-
-
-def _last(batches: Sequence[Sequence[Trajectory]], count: int) -> list[Trajectory]:
-    return [each for batch in batches[len(batches) - min(count, len(batches)) :] for each in batch]
-
-
 def _normalise(advantages: Tensor, by_policy: Tensor) -> Tensor:
     counted = advantages[by_policy]
     if len(counted) < 2:
         return torch.zeros_like(advantages)
     return (advantages - counted.mean()) / (counted.std() + 1e-8)
-
-
-def _between(first: float, last: float, progress: float) -> float:
-    return first + (last - first) * progress
-
-
-def _shuffling_seed(seed: int, number: int) -> int:
-    return int(
-        np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )

@@ -30,10 +30,14 @@ class Recipe:
         learning_rate: of Adam, at the first update.
         final_learning_rate: after the last of ``annealing_updates``.
         gradient_norm: bound on the norm of each network's gradient.
+        context_decay: of what the policy makes of global features, by the learning rate and this
+            at each gradient step (decoupled weight decay, Loshchilov & Hutter 2019).
         discount: gamma; 1, because episodes are short and end at a horizon.
         trace_decay: lambda of generalised advantage estimation.
         feasibility_steps: gradient steps of the feasibility head in an update.
         feasibility_learning_rate: of its Adam.
+        value_steps: gradient steps of the value network in an update.
+        value_rows: steps of episodes in each of them.
     """
 
     episodes_per_update: int = 8
@@ -43,10 +47,13 @@ class Recipe:
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4
     gradient_norm: float = 0.5
+    context_decay: float = 1.0
     discount: float = 1.0
     trace_decay: float = 0.95
     feasibility_steps: int = 20
     feasibility_learning_rate: float = 3e-3
+    value_steps: int = 64
+    value_rows: int = 64
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,6 @@ class PpoRecipe(Recipe):
         final_entropy_bonus: after the last of ``annealing_updates``.
         value_batches: earlier batches that the value network learns from; it forgets slower than
             the policy.
-        value_steps: gradient steps of the value network in an update.
-        value_rows: steps of episodes in each of them.
     """
 
     epochs: int = 8
@@ -75,12 +80,47 @@ class PpoRecipe(Recipe):
     entropy_bonus: float = 0.02
     final_entropy_bonus: float = 0.002
     value_batches: int = 8
-    value_steps: int = 64
-    value_rows: int = 64
+
+
+@dataclass(frozen=True)
+class AwrRecipe(Recipe):
+    """Of advantage-weighted regression.
+
+    Attributes:
+        policy_steps: gradient steps of the policy in an update.
+        policy_rows: steps of episodes in each of them.
+        temperature: advantages are divided by so many of their standard deviations; the smaller,
+            the more the best actions count.
+        weight_cap: greatest weight of a step.
+    """
+
+    replayed_batches: int = 8
+    policy_steps: int = 128
+    policy_rows: int = 64
+    temperature: float = 1.0
+    weight_cap: float = 20.0
+
+
+@dataclass(frozen=True)
+class DdqnRecipe(Recipe):
+    """Of double Q-learning.
+
+    Attributes:
+        policy_steps: gradient steps of the Q-function in an update.
+        policy_rows: transitions in each of them.
+        targets: how often in an update the target network is renewed, its beginning included.
+        temperature: of the softmax that explores and that the artifact serves, units of the reward.
+    """
+
+    replayed_batches: int = 36
+    policy_steps: int = 256
+    policy_rows: int = 64
+    targets: int = 4
+    temperature: float = 0.05
 
 
 RECIPES: Mapping[str, Mapping[str, Recipe]] = {
-    "default": {"ppo": PpoRecipe()},
+    "default": {"ppo": PpoRecipe(), "awr": AwrRecipe(), "ddqn": DdqnRecipe()},
     # Two episodes make a noisy batch: fewer passes over it, and it is replayed once.
     "demo": {
         "ppo": PpoRecipe(
@@ -91,7 +131,13 @@ RECIPES: Mapping[str, Mapping[str, Recipe]] = {
             value_batches=2,
             value_steps=16,
             annealing_updates=20,
-        )
+        ),
+        "awr": AwrRecipe(
+            episodes_per_update=2, policy_steps=32, value_steps=16, annealing_updates=20
+        ),
+        "ddqn": DdqnRecipe(
+            episodes_per_update=2, policy_steps=64, value_steps=16, annealing_updates=20
+        ),
     },
 }
 """Recipes by preset and algorithm."""
@@ -126,7 +172,12 @@ def with_numbers(recipe: AnyRecipe, numbers: Mapping[str, float]) -> AnyRecipe:
     return replace(recipe, **dict(_checked(known, numbers)))
 
 
-_AT_LEAST_ONE = frozenset({"episodes_per_update", "minibatches", "epochs", "value_rows"})
+_AT_LEAST_ONE = frozenset(
+    {
+        *("episodes_per_update", "annealing_updates", "epochs", "minibatches", "targets"),
+        *("policy_steps", "policy_rows", "value_rows"),
+    }
+)
 
 
 def _checked(known: Mapping[str, type], numbers: Mapping[str, float]) -> Iterable[tuple[str, Any]]:

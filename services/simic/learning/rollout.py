@@ -30,6 +30,7 @@ class Trajectory:
             was told then, (T,), nats; 0 where no policy decided.
         by_policy: whether a policy with a distribution decided, (T,). Other steps (fallbacks)
             teach the value function and not the policy.
+        chosen: whether somebody chose the decision, and the network could, (T,); not so a fallback.
         rewards: (T,), in units of the reward.
         no_ops: whether the decision came to nothing, (T,).
         stages: number of the stage that the named slot was in, (T,); 0 on WAIT.
@@ -42,6 +43,7 @@ class Trajectory:
     slots: NDArray[np.int64]
     behaviour_log_probs: NDArray[np.float64]
     by_policy: NDArray[np.bool_]
+    chosen: NDArray[np.bool_]
     rewards: NDArray[np.float64]
     no_ops: NDArray[np.bool_]
     stages: NDArray[np.int64]
@@ -66,6 +68,7 @@ def trajectory(
         slots=np.array([_slot(step) for step in steps]),
         behaviour_log_probs=np.array([log_prob or 0.0 for log_prob in log_probs]),
         by_policy=np.array([log_prob is not None for log_prob in log_probs]),
+        chosen=np.array([_is_chosen(step) for step in steps]),
         rewards=rewards,
         no_ops=np.array(
             [step.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP for step in steps]
@@ -79,6 +82,11 @@ def _slot(step: Transition) -> int:
     order = slot_order(step.snapshot)
     slot_id = step.decision.slot_id
     return order.index(slot_id) if slot_id in order else NO_SLOT
+
+
+def _is_chosen(step: Transition) -> bool:
+    waits = step.decision.action_type == ActionType.ACTION_TYPE_WAIT
+    return step.decider != Decider.DECIDER_FALLBACK and (waits or _slot(step) != NO_SLOT)
 
 
 def _stage(step: Transition) -> int:

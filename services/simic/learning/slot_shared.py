@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simic.learning.distribution import Distribution
+from simic.learning.distribution import WAIT, Distribution
 from simic.learning.network import Layout, PolicyNetwork, normalised, statistics
 from simic.policies.artifact import ACTION_TYPES
 
@@ -20,8 +20,15 @@ HIDDEN = 64
 ACTING_TYPES = ACTION_TYPES - 1
 """GERMINATE, ADVANCE, CULL: the types that need a slot."""
 
+CULL = 2
+"""Index of CULL among them."""
+
 OUT_OF_REACH = -1e9
 """Logit of a slot that is not there."""
+
+INITIAL_CULL = -1.5
+"""Logit of CULL before anything is learned. As likely as ADVANCE, it would end seven seeds of eight
+before they are fossilised, and nothing could be seen of what growing brings."""
 
 
 class _Encoder(nn.Module):
@@ -79,7 +86,7 @@ class SlotSharedNetwork(PolicyNetwork):
     feasible: _Feasibility
 
     def __init__(self, layout: Layout, seed: int = 0) -> None:
-        """Build a network whose policy is all but uniform over WAIT and every type and slot.
+        """Build a network whose policy does anything, and culls more rarely than the rest.
 
         Args:
             layout: of the observations.
@@ -94,6 +101,8 @@ class SlotSharedNetwork(PolicyNetwork):
         self.feasible = _Feasibility(layout)
         gains = {"policy.act": 0.01, "policy.wait": 0.01, "value.head": 1.0, "feasible.head": 0.01}
         self._initialise(gains, seed)
+        with torch.no_grad():
+            self.policy.act.bias[CULL] = INITIAL_CULL
 
     def distribution(self, observations: Tensor, slots: Tensor | None = None) -> Distribution:
         """The policy, for observations (batch, length) of so many slots (batch,); None: all."""
@@ -102,6 +111,11 @@ class SlotSharedNetwork(PolicyNetwork):
             type_log_probs=torch.log_softmax(type_logits, -1),
             slot_log_probs=torch.log_softmax(slot_logits, -1),
         )
+
+    def action_logits(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities of WAIT, then of each acting type at each slot."""
+        type_logits, slot_logits = self._logits(observations, slots)
+        return torch.cat([type_logits[:, :1], slot_logits[:, WAIT + 1 :].flatten(1)], -1)
 
     def values(self, observations: Tensor, slots: Tensor | None = None) -> Tensor:
         """The expected return from each observation on, (batch,), in units of the reward."""
@@ -130,6 +144,15 @@ class SlotSharedNetwork(PolicyNetwork):
             (slice(features, None), of_slots[present]),
         ):
             self.observation_mean[place], self.observation_scale[place] = statistics(columns)
+
+    @torch.no_grad()
+    def decay_context(self, share: float) -> None:
+        """Shrink by a share what the policy makes of the global features.
+
+        They are the same for all slots and hardly vary but with time: of few episodes a policy
+        learns by heart what happened to go with them, and it does not hold elsewhere.
+        """
+        self.policy.hidden_1.weight[:, : self.layout.global_features] *= 1 - share
 
     def _logits(self, observations: Tensor, slots: Tensor | None) -> tuple[Tensor, Tensor]:
         of_all, of_slots = self._parts(observations)
