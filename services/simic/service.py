@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from chassis import process, settings
@@ -15,6 +15,7 @@ from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
 from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
 from simic.bell import Bell
 from simic.database.database import Database, StateDirectory
+from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
 from simic.experience.reading import ExperienceReader
 from simic.experience.servicer import ExperienceServicer
@@ -74,8 +75,14 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
         LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
     )
     supervisor = LearnerSupervisor(settings, trainings, started)
-    # The writer lives through the drain, so that what a sender waits for is still acknowledged.
-    async with _running(ingest.run()), server, _running(supervisor.run()):
+    async with AsyncExitStack() as running:
+        # The writer lives through the drain, so that what a sender waits for is still acknowledged.
+        await running.enter_async_context(_running(ingest.run()))
+        await running.enter_async_context(server)
+        await running.enter_async_context(_running(supervisor.run()))
+        if settings.abandon_after_s:
+            silence = Abandonment(database, settings.abandon_after_s)
+            await running.enter_async_context(_running(silence.run()))
         await server.serve()
 
 

@@ -33,6 +33,8 @@ class SimicSettings(ServerSettings):
             the state directory.
         train: preset of a training to start with the service, where none is running; "none" or
             unset: trainings are started by StartTraining alone.
+        abandon_after_s: seconds after which an episode of which nothing was heard counts as
+            abandoned, until its trainer says more; 0: never.
         poll_s: seconds between two looks of a watching stream at what the learner has committed.
         learner_restarts: how often a learner that crashes is started again without an update in
             between, before its training fails.
@@ -45,6 +47,7 @@ class SimicSettings(ServerSettings):
     state_dir: Path = Path(".leyline/simic")
     database_url: str | None = None
     train: Preset = None
+    abandon_after_s: float = Field(default=86_400.0, ge=0, le=10 * 365 * 86_400)
     poll_s: float = Field(default=0.15, ge=0.01, le=60)
     learner_restarts: int = Field(default=5, ge=0, le=1000)
     learner_restart_s: float = Field(default=0.5, gt=0, le=60)

@@ -16,9 +16,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
-VERSION = 2
+VERSION = 3
 """Raised by one with each change to a table."""
 
 metadata = MetaData()
@@ -52,16 +53,32 @@ episodes = Table(
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
     Column("began_at", BigInteger, nullable=False),
-    # Transitions stored from step 0 without a gap.
+    # When it last began, or something of it was last stored, by this machine's clock.
+    Column("heard_at", BigInteger, nullable=False),
+    # Transitions stored from step 0 without a gap, and all of them.
     Column("next_step", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
     # From EpisodeEnd: how it ended (0: not yet), when, with how many steps, and what went wrong.
     Column("termination", Integer, nullable=False),
     Column("ended_at", BigInteger),
     Column("steps", BigInteger),
     Column("end_message", Text),
-    # Order in which episodes came to be both ended and without a gap. Unset before.
+    # Whether Simic concluded that end from silence: the trainer's next word takes it back. And the
+    # trainer's own EpisodeEnd that it stands in for, where steps that this counts never came.
+    Column("provisional", Boolean, nullable=False),
+    Column("overruled_end", LargeBinary),
+    # Order in which episodes came to be both ended and without a gap. Unset before, and again where
+    # an end is taken back; the number may then be another episode's: it orders, and names nothing.
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
+)
+_unsettled = text("whole_sequence IS NULL")
+Index(
+    "episodes_unsettled",
+    episodes.c.whole_sequence,
+    episodes.c.heard_at,
+    sqlite_where=_unsettled,
+    postgresql_where=_unsettled,
 )
 
 transitions = Table(

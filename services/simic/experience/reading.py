@@ -28,10 +28,11 @@ from leyline.v1.experience_pb2 import (
     VersionCount,
 )
 from leyline.v1.policy_pb2 import SlotRequirement
-from leyline.v1.transition_pb2 import Decider, EpisodeEnd, Termination, Transition
+from leyline.v1.transition_pb2 import Decider, Termination, Transition
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes, transitions
+from simic.experience import ends
 
 EPISODES_A_PAGE = 32
 TRANSITIONS_A_PAGE = 64
@@ -65,14 +66,8 @@ class ExperienceReader:
     def _episodes(
         self, request: ReadEpisodesRequest, last: tuple[str, int] | None
     ) -> list[RowMapping]:
-        stored = (
-            select(func.count())
-            .where(transitions.c.episode_id == episodes.c.id)
-            .scalar_subquery()
-            .label("stored")
-        )
         query = (
-            select(episodes, stored)
+            select(episodes)
             .where(*_conditions(request))
             .order_by(episodes.c.run_id, episodes.c.episode_index)
             .limit(EPISODES_A_PAGE)
@@ -89,6 +84,7 @@ class ExperienceReader:
         self, row: RowMapping, policy_version: str
     ) -> Iterator[list[ReadEpisodesResponse]]:
         yield [ReadEpisodesResponse(head=_head(row))]
+        end = ends.end_of(row)
         step = -1
         while True:
             query = (
@@ -97,6 +93,9 @@ class ExperienceReader:
                 .order_by(transitions.c.step)
                 .limit(TRANSITIONS_A_PAGE)
             )
+            if end is not None:
+                # What is stored beyond a gap is not of an episode that was given up before it.
+                query = query.where(transitions.c.step < end.steps)
             if policy_version:
                 query = query.where(transitions.c.policy_version == policy_version)
             with self._database.read() as connection:
@@ -109,8 +108,8 @@ class ExperienceReader:
             if len(page) < TRANSITIONS_A_PAGE:
                 break
             step = page[-1].step
-        if row["termination"]:
-            yield [ReadEpisodesResponse(end=_end(row))]
+        if end is not None:
+            yield [ReadEpisodesResponse(end=end)]
 
     def statistics(self, run_id: str) -> GetStatisticsResponse:
         """Counts over one run, or over all where ``run_id`` is empty."""
@@ -174,17 +173,6 @@ def _head(row: RowMapping) -> EpisodeHead:
         spec_fingerprint=row["spec_fingerprint"],
         slots=SlotRequirement(exactly=row["slots"]),
         origin=None if row["origin"] is None else EpisodeOrigin.FromString(row["origin"]),
-    )
-
-
-def _end(row: RowMapping) -> EpisodeEnd:
-    return EpisodeEnd(
-        run_id=row["run_id"],
-        episode_index=row["episode_index"],
-        termination=Termination.ValueType(row["termination"]),
-        steps=row["steps"],
-        ended_at=moment.to_proto(row["ended_at"]),
-        message=row["end_message"],
     )
 
 

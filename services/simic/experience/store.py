@@ -20,6 +20,7 @@ from leyline.v1.transition_pb2 import Termination
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
+from simic.experience import ends
 from simic.experience.ledger import Ledger
 from simic.policies import registry
 
@@ -43,7 +44,8 @@ class ExperienceStore:
 
         The first call pins the version that is active then, where the policy follows the registry;
         one that policy servers have refused is passed over. What the first call says of the
-        episode's origin is kept.
+        episode's origin is kept. Where it was concluded from silence that the episode is over, it
+        is not: its trainer is back.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape.
@@ -58,9 +60,10 @@ class ExperienceStore:
                 )
             _refuse_another_shape(row, request)
             fence = row["fence"] + 1
-            connection.execute(
-                update(episodes).where(episodes.c.id == row["id"]).values(fence=fence)
-            )
+            values = {"fence": fence, "heard_at": moment.now()}
+            if row["provisional"]:
+                values |= {**ends.trainers(ends.trainers_end_of(row)), "whole_sequence": None}
+            connection.execute(update(episodes).where(episodes.c.id == row["id"]).values(values))
             return BeginEpisodeResponse(
                 fence=fence,
                 policy_version=row["policy_version"],
@@ -133,6 +136,7 @@ def _find_episode(connection: Connection, run_id: str, episode_index: int) -> Ro
 def _insert_episode(
     connection: Connection, request: BeginEpisodeRequest, pinned: str | None
 ) -> None:
+    now = moment.now()
     connection.execute(
         insert(episodes).values(
             run_id=request.run_id,
@@ -147,9 +151,11 @@ def _insert_episode(
             spec_fingerprint=request.spec_fingerprint,
             origin=request.origin.SerializeToString() if request.HasField("origin") else None,
             held_out=request.origin.situation.held_out,
-            began_at=moment.now(),
+            began_at=now,
+            heard_at=now,
             next_step=0,
-            termination=Termination.TERMINATION_UNSPECIFIED,
+            stored=0,
+            **ends.trainers(None),
         )
     )
 
