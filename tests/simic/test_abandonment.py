@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from tests.simic.clock import Clock
 from tests.simic.episodes import Script
 from tests.simic.running import eventually, running
+from tests.simic.tables import empty
 
 from chassis.errors import ErrorCode
 from leyline.v1.experience_pb2 import (
@@ -20,7 +21,7 @@ from leyline.v1.experience_pb2 import (
 )
 from leyline.v1.transition_pb2 import Termination
 from simic.database.database import Database
-from simic.database.schema import episodes, transitions
+from simic.database.schema import episodes
 from simic.experience import abandonment
 from simic.experience.abandonment import Abandonment
 from simic.experience.reading import ExperienceReader
@@ -251,9 +252,7 @@ def test_whenever_it_is_given_up_nothing_of_an_episode_is_lost(
 ) -> None:
     experience, reader = ExperienceStore(database), ExperienceReader(database)
     silence = Abandonment(database, after_s=-1)
-    with database.write() as connection:
-        connection.execute(delete(transitions))
-        connection.execute(delete(episodes))
+    empty(database)
     short = Script()
     experience.begin(short.begin())
     everything = short.items()

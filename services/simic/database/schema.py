@@ -94,7 +94,29 @@ transitions = Table(
     # SHA-256 of the payload, so that the same transition is known again without reading it.
     Column("digest", LargeBinary(32), nullable=False),
     Column("payload", LargeBinary, nullable=False),
-    Index("transitions_by_version", "policy_version", "episode_id"),
+)
+
+episode_versions = Table(
+    "episode_versions",
+    metadata,
+    # Versions that decided at least one stored step of an episode.
+    Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
+    Column("policy_version", String(128), primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+tallies = Table(
+    "tallies",
+    metadata,
+    # Stored steps of a run, counted by what was decided. Empty: decided by no version, for no slot.
+    Column("run_id", String(63), primary_key=True),
+    Column("policy_version", String(128), primary_key=True),
+    Column("decider", Integer, primary_key=True, autoincrement=False),
+    Column("action_type", Integer, primary_key=True, autoincrement=False),
+    Column("slot_id", String(63), primary_key=True),
+    Column("steps", BigInteger, nullable=False),
+    Column("no_ops", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 artifacts = Table(

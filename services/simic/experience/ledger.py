@@ -12,10 +12,11 @@ from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, 
 
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.experience_pb2 import ExperienceItem
-from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
+from leyline.v1.transition_pb2 import EpisodeEnd, ExecutionResult, Termination, Transition
 from simic.database import moment
 from simic.database.schema import episodes, transitions
 from simic.experience import ends
+from simic.experience.tallies import Tally, add_versions, kind_of
 
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""
@@ -46,6 +47,8 @@ class Ledger:
         self._connection = connection
         self._episodes = loaded
         self._rows: list[dict[str, Any]] = []
+        self._tally = Tally()
+        self._decided: set[tuple[int, str]] = set()
         self._touched: dict[int, _Episode] = {}
 
     @classmethod
@@ -77,6 +80,8 @@ class Ledger:
         """Write what was added."""
         if self._rows:
             self._connection.execute(insert(transitions), self._rows)
+            self._tally.add_to(self._connection)
+            add_versions(self._connection, self._decided)
         for episode in self._touched.values():
             _update_episode(self._connection, episode)
 
@@ -117,6 +122,13 @@ class Ledger:
         version = decision.policy_version if decision.HasField("policy_version") else None
         episode.decided_by = episode.decided_by or version
         self._touched[episode.row["id"]] = episode
+        if version is not None:
+            self._decided.add((episode.row["id"], version))
+        self._tally.count(
+            kind_of(transition),
+            steps=1,
+            no_ops=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
+        )
         self._rows.append(
             {
                 "episode_id": episode.row["id"],

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    RowMapping,
-    distinct,
-    exists,
-    func,
-    literal,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, RowMapping, exists, literal, select, tuple_
 
-from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
-    ActionCount,
     EpisodeHead,
+    EpisodeSummary,
     GetStatisticsResponse,
+    ListEpisodesRequest,
+    ListEpisodesResponse,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
-    VersionCount,
 )
 from leyline.v1.policy_pb2 import SlotRequirement
-from leyline.v1.transition_pb2 import Decider, Termination, Transition
+from leyline.v1.transition_pb2 import Termination, Transition
 from simic.database import moment
 from simic.database.database import Database
-from simic.database.schema import episodes, transitions
-from simic.experience import ends
+from simic.database.paging import row_number
+from simic.database.schema import episode_versions, episodes, transitions
+from simic.experience import ends, statistics
 
 EPISODES_A_PAGE = 32
 TRANSITIONS_A_PAGE = 64
+DEFAULT_PAGE = 50
 
 
 class ExperienceReader:
@@ -68,7 +59,7 @@ class ExperienceReader:
     ) -> list[RowMapping]:
         query = (
             select(episodes)
-            .where(*_conditions(request))
+            .where(episodes.c.episode_index >= request.first_episode, *_conditions(request))
             .order_by(episodes.c.run_id, episodes.c.episode_index)
             .limit(EPISODES_A_PAGE)
         )
@@ -111,52 +102,53 @@ class ExperienceReader:
         if end is not None:
             yield [ReadEpisodesResponse(end=end)]
 
+    def page(self, request: ListEpisodesRequest) -> ListEpisodesResponse:
+        """A page of episodes without their steps, newest first.
+
+        Raises:
+            LeylineError: INVALID_ARGUMENT for a token that no page gave.
+        """
+        limit = request.page_size or DEFAULT_PAGE
+        query = (
+            select(episodes)
+            .where(*_conditions(request))
+            .order_by(episodes.c.id.desc())
+            .limit(limit + 1)
+        )
+        if request.page_token:
+            query = query.where(episodes.c.id < row_number(request.page_token))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return ListEpisodesResponse(
+            episodes=[
+                EpisodeSummary(head=_head(row), end=ends.end_of(row)) for row in rows[:limit]
+            ],
+            next_page_token=str(rows[limit - 1]["id"]) if len(rows) > limit else "",
+        )
+
     def statistics(self, run_id: str) -> GetStatisticsResponse:
         """Counts over one run, or over all where ``run_id`` is empty."""
-        of_run = [episodes.c.run_id == run_id] if run_id else []
-        steps = transitions.join(episodes, transitions.c.episode_id == episodes.c.id)
         with self._database.read() as connection:
-            heads = connection.execute(
-                select(
-                    func.count(distinct(episodes.c.run_id)).label("runs"),
-                    func.count().label("episodes"),
-                    func.count().filter(episodes.c.termination != 0).label("ended"),
-                ).where(*of_run)
-            ).one()
-            totals = connection.execute(
-                select(
-                    func.count().label("transitions"),
-                    func.count()
-                    .filter(transitions.c.decider == Decider.DECIDER_FALLBACK)
-                    .label("fallback"),
-                )
-                .select_from(steps)
-                .where(*of_run)
-            ).one()
-            return GetStatisticsResponse(
-                runs=heads.runs,
-                episodes=heads.episodes,
-                episodes_ended=heads.ended,
-                transitions=totals.transitions,
-                fallback_steps=totals.fallback,
-                actions=_count_actions(connection, steps, of_run),
-                versions=_count_versions(connection, steps, of_run),
-            )
+            return statistics.count(connection, run_id)
 
 
-def _conditions(request: ReadEpisodesRequest) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [episodes.c.episode_index >= request.first_episode]
+def _conditions(
+    request: ReadEpisodesRequest | ListEpisodesRequest,
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
     if request.run_id:
         conditions.append(episodes.c.run_id == request.run_id)
     if request.HasField("began_after"):
         conditions.append(episodes.c.began_at >= moment.from_proto(request.began_after))
+    if request.HasField("began_before"):
+        conditions.append(episodes.c.began_at < moment.from_proto(request.began_before))
     if request.ended_only:
         conditions.append(episodes.c.termination != Termination.TERMINATION_UNSPECIFIED)
     if request.policy_version:
         conditions.append(
             exists().where(
-                transitions.c.episode_id == episodes.c.id,
-                transitions.c.policy_version == request.policy_version,
+                episode_versions.c.episode_id == episodes.c.id,
+                episode_versions.c.policy_version == request.policy_version,
             )
         )
     return conditions
@@ -174,49 +166,3 @@ def _head(row: RowMapping) -> EpisodeHead:
         slots=SlotRequirement(exactly=row["slots"]),
         origin=None if row["origin"] is None else EpisodeOrigin.FromString(row["origin"]),
     )
-
-
-def _count_actions(
-    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
-) -> list[ActionCount]:
-    kind = (transitions.c.action_type, transitions.c.slot_id)
-    rows = connection.execute(
-        select(
-            *kind,
-            func.count().label("steps"),
-            func.count().filter(transitions.c.no_op_reason != 0).label("no_ops"),
-        )
-        .select_from(steps)
-        .where(*of_run)
-        .group_by(*kind)
-        .order_by(*kind)
-    )
-    return [
-        ActionCount(
-            action_type=ActionType.ValueType(row.action_type),
-            slot_id=row.slot_id,
-            steps=row.steps,
-            no_ops=row.no_ops,
-        )
-        for row in rows
-    ]
-
-
-def _count_versions(
-    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
-) -> list[VersionCount]:
-    rows = connection.execute(
-        select(
-            transitions.c.policy_version,
-            func.count().label("steps"),
-            func.count(distinct(transitions.c.episode_id)).label("episodes"),
-        )
-        .select_from(steps)
-        .where(transitions.c.policy_version.is_not(None), *of_run)
-        .group_by(transitions.c.policy_version)
-        .order_by(func.min(episodes.c.id), transitions.c.policy_version)
-    )
-    return [
-        VersionCount(policy_version=row.policy_version, steps=row.steps, episodes=row.episodes)
-        for row in rows
-    ]

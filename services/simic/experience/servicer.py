@@ -20,6 +20,8 @@ from leyline.v1.experience_pb2 import (
     GetIngestCursorResponse,
     GetStatisticsRequest,
     GetStatisticsResponse,
+    ListEpisodesRequest,
+    ListEpisodesResponse,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
     RecordTransitionsRequest,
@@ -96,6 +98,13 @@ class ExperienceServicer(ExperienceServiceServicer):
             with self._drain.interrupting():
                 # A reader may take hours; a drain must not wait for it.
                 await asyncio.sleep(0)
+
+    async def ListEpisodes(
+        self, request: ListEpisodesRequest, context: Context
+    ) -> ListEpisodesResponse:
+        """List episodes, newest first."""
+        bind_call(run_id=request.run_id)
+        return await asyncio.to_thread(self._reader.page, request)
 
     async def GetStatistics(
         self, request: GetStatisticsRequest, context: Context

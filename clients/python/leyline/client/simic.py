@@ -8,8 +8,10 @@ import grpc
 
 from leyline.client.connection import CALL_TIMEOUT_S, Client
 from leyline.v1.experience_pb2 import (
+    EpisodeSummary,
     GetStatisticsRequest,
     GetStatisticsResponse,
+    ListEpisodesRequest,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
 )
@@ -51,6 +53,14 @@ class Experience(Client):
         """Count what is stored, of one run or of all."""
         request = GetStatisticsRequest(run_id=run_id)
         return await self._call(self._stub.GetStatistics(request, timeout=CALL_TIMEOUT_S))
+
+    async def page(self, request: ListEpisodesRequest) -> tuple[list[EpisodeSummary], str]:
+        """Return some episodes without their steps, newest first, and the token of the next page.
+
+        An empty token goes with the last one.
+        """
+        answer = await self._call(self._stub.ListEpisodes(request, timeout=CALL_TIMEOUT_S))
+        return list(answer.episodes), answer.next_page_token
 
     def read(self, request: ReadEpisodesRequest) -> AsyncIterator[ReadEpisodesResponse]:
         """Yield heads, steps and ends of episodes, in order."""
