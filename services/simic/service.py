@@ -6,15 +6,19 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from chassis import process, settings
+from chassis.logging import get_logger
 from chassis.server import Server
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
 from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
 from simic.bell import Bell
+from simic.database.backup import Backups
 from simic.database.database import Database, StateDirectory
+from simic.database.restore import BackupFile
 from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
 from simic.experience.reading import ExperienceReader
@@ -27,6 +31,8 @@ from simic.policies.servicer import RegistryServicer
 from simic.settings import SimicSettings
 from simic.supervision import LearnerSupervisor
 
+_log = get_logger(__name__)
+
 SERVICES = (
     "leyline.v1.ExperienceService",
     "leyline.v1.PolicyRegistryService",
@@ -38,9 +44,10 @@ examples:
   leyline serve simic
   leyline serve simic --train default
   leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
+  leyline serve simic --restore backup.sqlite3 --state-dir /var/lib/simic
   LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
 
-Every flag is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
+Every flag but --restore is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
 """
 
 
@@ -58,6 +65,26 @@ async def serve(settings: SimicSettings) -> None:
             database.close()
 
 
+async def restore(file: Path, settings: SimicSettings) -> None:
+    """Put a backup into the database, and end.
+
+    Raises:
+        StartupError: the file is no backup that this release can read, or the database cannot be
+            used, or holds something already.
+    """
+    backup = BackupFile(file)
+    with StateDirectory(settings.state_dir):
+        database = await asyncio.to_thread(Database, settings.url)
+        try:
+            await asyncio.to_thread(backup.restore, database)
+        except asyncio.CancelledError:
+            backup.stop()
+            raise
+        finally:
+            database.close()
+    _log.info("restored", file=str(file), database=database.place)
+
+
 async def _serve(settings: SimicSettings, database: Database) -> None:
     server = Server(settings, SERVICES)
     experience = ExperienceStore(database)
@@ -65,7 +92,13 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
     ingest = Ingest(experience)
     started = Bell()
     add_ExperienceServiceServicer_to_server(
-        ExperienceServicer(experience, ExperienceReader(database), ingest, server.drain),
+        ExperienceServicer(
+            experience,
+            ExperienceReader(database),
+            ingest,
+            Backups(database, settings.state_dir),
+            server.drain,
+        ),
         server.grpc,
     )
     add_PolicyRegistryServiceServicer_to_server(
@@ -126,5 +159,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--port-file", type=Path, metavar="FILE", help="write the bound address here"
     )
+    parser.add_argument(
+        "--restore",
+        type=Path,
+        metavar="FILE",
+        help="put what `leyline experience backup` wrote into an empty database, and end",
+    )
     flags = vars(parser.parse_args(argv))
-    return process.main("simic", lambda: settings.load(SimicSettings, **flags), serve)
+    backup = flags.pop("restore")
+    run = serve if backup is None else partial(restore, backup)
+    return process.main("simic", lambda: settings.load(SimicSettings, **flags), run)

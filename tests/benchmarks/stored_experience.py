@@ -19,14 +19,14 @@ from sqlalchemy import Connection, insert
 from tests.simic.episodes import Script
 
 from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.episode_pb2 import EpisodeOrigin, Seeds
 from leyline.v1.experience_pb2 import ListEpisodesRequest
-from leyline.v1.transition_pb2 import Decider
 from simic.database import moment, schema
 from simic.database.database import Database, sqlite_url
 from simic.experience import ends
 from simic.experience.abandonment import Abandonment
 from simic.experience.reading import ExperienceReader
-from simic.experience.tallies import Kind, Tally, add_versions
+from simic.experience.tally import Action, Tally
 
 TRANSITIONS = 1_000_000
 HORIZON = 25
@@ -36,6 +36,7 @@ EPISODES_A_COMMIT = 400
 EPISODES_PLAYED = 64
 VALIDATION_IMAGES = 10_000
 ASKINGS = 7
+SEEDS = ("situation", "data", "initialization", "order", "augmentation", "blueprint")
 
 
 def fill(database: Database, count: int) -> None:
@@ -93,7 +94,7 @@ def _store(connection: Connection, number: int, played: list[dict[str, Any]]) ->
             decided_by=version,
             held_out=False,
             fence=1,
-            origin=b"seeds and situation" * 8,
+            origin=EpisodeOrigin(seeds=Seeds(**dict.fromkeys(SEEDS, 2**63))).SerializeToString(),
             began_at=now,
             heard_at=now,
             next_step=HORIZON,
@@ -106,10 +107,9 @@ def _store(connection: Connection, number: int, played: list[dict[str, Any]]) ->
     connection.execute(insert(schema.transitions), rows)
     tally = Tally()
     for row in played:
-        kind = Kind(run, version, Decider.DECIDER_POLICY, row["action_type"], row["slot_id"] or "")
-        tally.count(kind, steps=1, no_ops=0)
+        action = Action(run, row["decider"], row["action_type"], row["slot_id"] or "")
+        tally.count(episode, action, version, is_no_op=False)
     tally.add_to(connection)
-    add_versions(connection, [(episode, version)])
 
 
 def questions(database: Database) -> Iterator[tuple[str, Callable[[], object]]]:

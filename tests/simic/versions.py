@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from leyline.observation import SEED_SPEC
 from leyline.v1.registry_pb2 import TrainingSummary
 from simic.learning.lesson import LearnedVersion
@@ -9,6 +11,7 @@ from simic.learning.network import MlpNetwork
 from simic.learning.version import learned_version
 
 
+@cache
 def version(seed: int, parent: str = "") -> LearnedVersion:
     """A version; another seed, another one."""
     network = MlpNetwork(length=48, slots=3, seed=seed)

@@ -96,21 +96,22 @@ transitions = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
+# Stored steps are counted as they are stored: whoever asks how many there are need not look at all.
 episode_versions = Table(
     "episode_versions",
     metadata,
-    # Versions that decided at least one stored step of an episode.
+    # Steps of an episode that a version decided; at least one.
     Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
     Column("policy_version", String(128), primary_key=True),
+    Column("steps", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
-tallies = Table(
-    "tallies",
+run_actions = Table(
+    "run_actions",
     metadata,
-    # Stored steps of a run, counted by what was decided. Empty: decided by no version, for no slot.
+    # Steps of a run with one decision; the slot's name is empty where it named none.
     Column("run_id", String(63), primary_key=True),
-    Column("policy_version", String(128), primary_key=True),
     Column("decider", Integer, primary_key=True, autoincrement=False),
     Column("action_type", Integer, primary_key=True, autoincrement=False),
     Column("slot_id", String(63), primary_key=True),

@@ -16,7 +16,7 @@ from leyline.v1.transition_pb2 import EpisodeEnd, ExecutionResult, Termination, 
 from simic.database import moment
 from simic.database.schema import episodes, transitions
 from simic.experience import ends
-from simic.experience.tallies import Tally, add_versions, kind_of
+from simic.experience.tally import Action, Tally
 
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""
@@ -48,7 +48,6 @@ class Ledger:
         self._episodes = loaded
         self._rows: list[dict[str, Any]] = []
         self._tally = Tally()
-        self._decided: set[tuple[int, str]] = set()
         self._touched: dict[int, _Episode] = {}
 
     @classmethod
@@ -81,7 +80,6 @@ class Ledger:
         if self._rows:
             self._connection.execute(insert(transitions), self._rows)
             self._tally.add_to(self._connection)
-            add_versions(self._connection, self._decided)
         for episode in self._touched.values():
             _update_episode(self._connection, episode)
 
@@ -122,12 +120,11 @@ class Ledger:
         version = decision.policy_version if decision.HasField("policy_version") else None
         episode.decided_by = episode.decided_by or version
         self._touched[episode.row["id"]] = episode
-        if version is not None:
-            self._decided.add((episode.row["id"], version))
         self._tally.count(
-            kind_of(transition),
-            steps=1,
-            no_ops=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
+            episode.row["id"],
+            Action(step_id.run_id, transition.decider, decision.action_type, decision.slot_id),
+            version,
+            is_no_op=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
         )
         self._rows.append(
             {

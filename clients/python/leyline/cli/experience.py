@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json, print_table
 from leyline.cli.times import point_in_time
@@ -68,6 +71,57 @@ def stats(
         ["policy version", "steps", "episodes"],
         [(count.policy_version, count.steps, count.episodes) for count in counts.versions],
     )
+
+
+@commands.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    simic: SimicAt = SIMIC,
+    ca: Ca = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy everything that Simic keeps into a file, while it goes on: experience, versions,
+    trainings.
+
+    The file is there whole or not at all. It is a SQLite database, whatever database Simic itself
+    has, and `leyline serve simic --restore FILE` puts it into an empty one of either kind.
+
+    Examples:
+
+      leyline experience backup simic-2026-01-31.sqlite3
+
+      leyline experience backup latest.sqlite3 --force --json
+    """
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=40),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not Console(stderr=True).is_terminal,
+    )
+
+    async def ask() -> str:
+        async with Experience(simic, ca) as experience:
+            with progress:
+                bar = progress.add_task("Simic makes the copy", total=None)
+                return await experience.back_up(
+                    file,
+                    overwrite=force,
+                    on_progress=lambda done, total: progress.update(
+                        bar, description=file.name, completed=done, total=total
+                    ),
+                )
+
+    sha256 = finish(ask())
+    size = file.stat().st_size
+    if as_json:
+        print_json({"file": str(file), "bytes": size, "sha256": sha256})
+        return
+    print(f"{file}  {size:,} bytes, SHA-256 {sha256}")
+    print(f"to restore: leyline serve simic --restore {file} --state-dir NEW_DIRECTORY")
 
 
 _INTEGRITY = {

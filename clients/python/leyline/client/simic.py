@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import grpc
 
+from leyline.client.backup import OnProgress, save
 from leyline.client.connection import CALL_TIMEOUT_S, Client
 from leyline.v1.experience_pb2 import (
+    BackUpRequest,
     EpisodeSummary,
     GetStatisticsRequest,
     GetStatisticsResponse,
@@ -65,6 +68,32 @@ class Experience(Client):
     def read(self, request: ReadEpisodesRequest) -> AsyncIterator[ReadEpisodesResponse]:
         """Yield heads, steps and ends of episodes, in order."""
         return self._stream(self._stub.ReadEpisodes(request))
+
+    async def back_up(
+        self, path: Path, *, overwrite: bool = False, on_progress: OnProgress | None = None
+    ) -> str:
+        """Fetch a copy of everything that Simic keeps, as it is now, into a file.
+
+        The file, a SQLite database, is there whole or not at all. Simic first makes the copy and
+        then sends it. Returns the file's SHA-256 in hexadecimal.
+
+        Args:
+            path: where to write it.
+            overwrite: whether a file that is there may be replaced.
+            on_progress: told of each piece that has come.
+
+        Raises:
+            ServiceError: Simic has no room for the copy, is not there or went away, or what came is
+                broken.
+            FileExistsError: there is such a file already, or another backup is being written to it.
+            OSError: the file cannot be written.
+        """
+        return await save(
+            lambda: self._stream(self._stub.BackUp(BackUpRequest())),
+            path,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
 
 
 class Registry(Client):
