@@ -311,7 +311,7 @@ def test_a_change_that_the_contract_does_not_have_is_refused(
 
 def test_every_command_shows_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     commands = """up, demo, serve, health, policies, policy import, experience stats,
-        experience list, run start,
+        experience list, experience backup, run start,
         run show, run check, run list, run watch, run cancel, run fork, run evaluate, run export,
         network show, training start, training show, training stop"""
     for command in commands.split(","):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable
@@ -24,6 +27,7 @@ from tests.simic.versions import version
 from chassis.errors import ErrorCode, LeylineError
 from chassis.process import StartupError
 from chassis.status import from_rpc_error
+from leyline.cli import main
 from leyline.client import Experience
 from leyline.client.backup import save
 from leyline.error import ServiceError
@@ -302,7 +306,7 @@ async def test_the_file_that_a_client_writes_is_the_one_that_the_service_names(
         sha256 = await experience.back_up(file, on_progress=lambda *told: seen.append(told))
         assert sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
         assert seen[-1] == (file.stat().st_size, file.stat().st_size)
-        with pytest.raises(FileExistsError, match="there is a file already"):
+        with pytest.raises(FileExistsError, match="there is a file at"):
             await experience.back_up(file)
         await experience.back_up(file, overwrite=True)
         with pytest.raises(FileNotFoundError):
@@ -491,3 +495,40 @@ async def test_where_there_is_no_room_for_a_backup_the_service_says_so_and_goes_
         await record(client, script.items())
         records = client.experience.ReadEpisodes(ReadEpisodesRequest(run_id="after"))
         assert len([each async for each in records]) == 5
+
+
+async def command(*arguments: str) -> tuple[int | None, str, str]:
+    """Run `leyline`; its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "leyline.cli", *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    said, complained = await process.communicate()
+    return process.returncode, said.decode(), complained.decode()
+
+
+async def test_the_command_line_backs_up_and_restores(tmp_path: Path) -> None:
+    file = tmp_path / "backup.sqlite3"
+    async with running(tmp_path) as client:
+        await client.experience.BeginEpisode(Script().begin())
+        at = ("--simic", address(tmp_path))
+        code, said, _ = await command("experience", "backup", str(file), "--json", *at)
+        assert (code, json.loads(said)["bytes"]) == (0, file.stat().st_size)
+        assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        code, _, complained = await command("experience", "backup", str(file), *at)
+        assert (code, complained) == (1, f"leyline: there is a file at {file} already\n")
+        code, said, _ = await command("experience", "backup", str(file), "--force", *at)
+        assert code == 0
+        assert f"to restore: leyline serve simic --restore {file}" in said
+    restore = ("serve", "simic", "--restore", str(file), "--state-dir", str(tmp_path / "new"))
+    code, _, complained = await command(*restore)
+    assert code == 0, complained
+    code, _, complained = await command(*restore)
+    assert code == 1
+    assert "is not empty" in complained.splitlines()[-1]
+
+
+def test_the_command_is_refused_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experience", "backup", "/nowhere/backup.sqlite3", "--simic", "127.0.0.1:1"]) == 1
+    assert "No such file or directory" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def _part_of(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         except BlockingIOError:
             mine = False
         if not mine:
-            raise FileExistsError(errno.EEXIST, "another backup is being written", str(part))
+            raise FileExistsError(f"another backup is being written to {path}")
         try:
             file.seek(file.truncate(0))
             yield file
@@ -75,7 +75,7 @@ def _refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not overwrite:
-        raise FileExistsError(errno.EEXIST, "there is a file already", str(path))
+        raise FileExistsError(f"there is a file at {path} already")
 
 
 def _sync(directory: Path) -> None:
