@@ -22,8 +22,10 @@ from simic.database.restore import BackupFile
 from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
 from simic.experience.reading import ExperienceReader
+from simic.experience.retention import Retention
 from simic.experience.servicer import ExperienceServicer
 from simic.experience.store import ExperienceStore
+from simic.learning import needs
 from simic.learning.servicer import LearnerServicer
 from simic.learning.training import TrainingStore
 from simic.policies.registry import PolicyRegistry
@@ -116,6 +118,11 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
         if settings.abandon_after_s:
             silence = Abandonment(database, settings.abandon_after_s)
             await running.enter_async_context(_running(silence.run()))
+        if settings.keep_days or settings.keep_bytes:
+            retention = Retention(
+                database, settings.keep_days, settings.keep_bytes, [needs.of_trainings]
+            )
+            await running.enter_async_context(_running(retention.run()))
         await server.serve()
 
 
@@ -144,6 +151,19 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--database-url", metavar="URL", help="default: a SQLite file in the state directory"
+    )
+    parser.add_argument(
+        "--keep-days",
+        type=float,
+        metavar="DAYS",
+        help="delete the steps of episodes that ended longer ago, unless they are needed; "
+        "default 0: keep them for ever",
+    )
+    parser.add_argument(
+        "--keep-bytes",
+        type=int,
+        metavar="BYTES",
+        help="delete the oldest steps beyond so many bytes, likewise; default 0: keep them all",
     )
     parser.add_argument(
         "--train",

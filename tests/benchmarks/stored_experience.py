@@ -25,8 +25,11 @@ from simic.database import moment, schema
 from simic.database.database import Database, sqlite_url
 from simic.experience import ends
 from simic.experience.abandonment import Abandonment
+from simic.experience.ledger import ROW_BYTES
 from simic.experience.reading import ExperienceReader
+from simic.experience.retention import Retention
 from simic.experience.tally import Action, Tally
+from simic.learning.needs import of_trainings
 
 TRANSITIONS = 1_000_000
 HORIZON = 25
@@ -99,6 +102,7 @@ def _store(connection: Connection, number: int, played: list[dict[str, Any]]) ->
             heard_at=now,
             next_step=HORIZON,
             stored=HORIZON,
+            stored_bytes=sum(len(row["payload"]) + ROW_BYTES for row in played),
             whole_sequence=episode,
             **ends.trainers(script.end()),
         )
@@ -108,7 +112,7 @@ def _store(connection: Connection, number: int, played: list[dict[str, Any]]) ->
     tally = Tally()
     for row in played:
         action = Action(run, row["decider"], row["action_type"], row["slot_id"] or "")
-        tally.count(episode, action, version, is_no_op=False)
+        tally.count(episode, action, version, steps=1, no_ops=0)
     tally.add_to(connection)
 
 
@@ -128,6 +132,8 @@ def questions(database: Database) -> Iterator[tuple[str, Callable[[], object]]]:
     ):
         yield f"ListEpisodes{what}", lambda request=request: reader.page(request)  # type: ignore[misc]
     yield "a look for silent episodes", Abandonment(database, 86_400).look
+    for what, days, size in (("too old", 10_000, 0), ("too much, all of it", 0, 1)):
+        yield f"a look for what is {what}", Retention(database, days, size, [of_trainings]).due
 
 
 def main() -> None:

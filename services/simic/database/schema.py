@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -52,33 +54,45 @@ episodes = Table(
     # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
+    # The episode's twin, as the origin names it, where it has one.
+    Column("twin_run_id", String(63)),
+    Column("twin_episode_index", BigInteger),
     Column("began_at", BigInteger, nullable=False),
     # When it last began, or something of it was last stored, by this machine's clock.
     Column("heard_at", BigInteger, nullable=False),
-    # Transitions stored from step 0 without a gap, and all of them.
+    # Transitions that came from step 0 on without a gap; all that are stored, and what they take.
     Column("next_step", BigInteger, nullable=False),
     Column("stored", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
     # From EpisodeEnd: how it ended (0: not yet), when, with how many steps, and what went wrong.
     Column("termination", Integer, nullable=False),
     Column("ended_at", BigInteger),
     Column("steps", BigInteger),
     Column("end_message", Text),
-    # Whether Simic concluded that end from silence: the trainer's next word takes it back. And the
-    # trainer's own EpisodeEnd that it stands in for, where steps that this counts never came.
+    # Whether Simic concluded that end from silence: the trainer's next word takes it back.
     Column("provisional", Boolean, nullable=False),
+    # When its transitions were deleted, because others need the room: that end is Simic's, too.
+    Column("forgotten_at", BigInteger),
+    # The trainer's own EpisodeEnd, where there is one and Simic's stands in for it.
     Column("overruled_end", LargeBinary),
     # Order in which episodes came to be both ended and without a gap. Unset before, and again where
     # an end is taken back; the number may then be another episode's: it orders, and names nothing.
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
 )
-_unsettled = text("whole_sequence IS NULL")
-Index(
-    "episodes_unsettled",
-    episodes.c.whole_sequence,
-    episodes.c.heard_at,
-    sqlite_where=_unsettled,
-    postgresql_where=_unsettled,
+
+
+def _index(name: str, condition: str, *columns: Column[Any]) -> None:
+    """An index of the rows for which a condition holds."""
+    Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+_index("episodes_unsettled", "whole_sequence IS NULL", *episodes.c["whole_sequence", "heard_at"])
+_index("episodes_stored", "stored > 0", episodes.c.heard_at)
+_index(
+    "episodes_by_twin",
+    "twin_run_id IS NOT NULL",
+    *episodes.c["twin_run_id", "twin_episode_index"],
 )
 
 transitions = Table(

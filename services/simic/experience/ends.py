@@ -26,8 +26,8 @@ def end_of(row: RowMapping) -> EpisodeEnd | None:
 
 
 def trainers_end_of(row: RowMapping) -> EpisodeEnd | None:
-    """How its trainer ended it, whatever was concluded from silence; None where it did not."""
-    if not row["provisional"]:
+    """How its trainer ended it, whatever Simic made of it; None where it did not."""
+    if not row["provisional"] and row["forgotten_at"] is None:
         return end_of(row)
     overruled = row["overruled_end"]
     return None if overruled is None else EpisodeEnd.FromString(overruled)
@@ -45,8 +45,26 @@ def trainers(end: EpisodeEnd | None) -> dict[str, Any]:
 
 def concluded(end: EpisodeEnd, overruled: EpisodeEnd | None) -> dict[str, Any]:
     """The columns of an episode that was concluded to have ended so, whatever its trainer said."""
-    said = None if overruled is None else overruled.SerializeToString(deterministic=True)
-    return _columns(end) | {"provisional": True, "overruled_end": said}
+    return _columns(end) | {"provisional": True, "overruled_end": _serialized(overruled)}
+
+
+def forgotten(row: RowMapping, reason: str, now: int) -> dict[str, Any]:
+    """The columns of an ended episode whose transitions are deleted.
+
+    For whoever reads, it is one that was abandoned before its first step: nothing is missing of it,
+    and nobody waits.
+    """
+    end, said = end_of(row), trainers_end_of(row)
+    assert end is not None, "an episode that goes on is not forgotten"
+    name = Termination.Name(end.termination).removeprefix("TERMINATION_")
+    end.message = f"{reason}; it had ended ({name}) after {end.steps} steps"
+    end.termination, end.steps = Termination.TERMINATION_ABANDONED, 0
+    own = {"provisional": False, "forgotten_at": now, "overruled_end": _serialized(said)}
+    return _columns(end) | own
+
+
+def _serialized(end: EpisodeEnd | None) -> bytes | None:
+    return None if end is None else end.SerializeToString(deterministic=True)
 
 
 def _columns(end: EpisodeEnd) -> dict[str, Any]:

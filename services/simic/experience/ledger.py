@@ -18,6 +18,9 @@ from simic.database.schema import episodes, transitions
 from simic.experience import ends
 from simic.experience.tally import Action, Tally
 
+ROW_BYTES = 256
+"""What a transition takes beside its payload, about: its columns, and its share of the indexes."""
+
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""
 
@@ -32,11 +35,17 @@ class _Episode:
     decided_by: str | None
     highest_step: int
     added: int = 0
+    added_bytes: int = 0
     digests: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def key(self) -> EpisodeKey:
         return self.row["run_id"], self.row["episode_index"]
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it was stored once, and deleted to make room."""
+        return self.row["forgotten_at"] is not None
 
 
 class Ledger:
@@ -112,9 +121,12 @@ class Ledger:
                     step=step_id.step,
                 )
             return
+        if episode.is_forgotten and step_id.step < episode.row["next_step"]:
+            return
         _refuse_what_does_not_fit(episode, transition)
         episode.digests[step_id.step] = digest
         episode.added += 1
+        episode.added_bytes += len(payload) + ROW_BYTES
         episode.highest_step = max(episode.highest_step, step_id.step)
         decision = transition.decision
         version = decision.policy_version if decision.HasField("policy_version") else None
@@ -124,7 +136,8 @@ class Ledger:
             episode.row["id"],
             Action(step_id.run_id, transition.decider, decision.action_type, decision.slot_id),
             version,
-            is_no_op=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
+            steps=1,
+            no_ops=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
         )
         self._rows.append(
             {
@@ -190,6 +203,11 @@ def _refuse_what_does_not_fit(episode: _Episode, transition: Transition) -> None
             )
 
 
+def _end_for_good(row: RowMapping) -> EpisodeEnd | None:
+    """The end of an episode of which nothing more is taken, whatever its trainer says."""
+    return None if row["forgotten_at"] is None else ends.end_of(row)
+
+
 def _episode_ended(end: EpisodeEnd) -> LeylineError:
     return LeylineError(
         ErrorCode.EPISODE_ENDED,
@@ -216,7 +234,7 @@ def _load_episodes(
     loaded = (
         _Episode(
             row=row,
-            end=ends.trainers_end_of(row),
+            end=ends.trainers_end_of(row) or _end_for_good(row),
             decided_by=row["decided_by"],
             highest_step=-1 if row["highest_step"] is None else row["highest_step"],
         )
@@ -247,6 +265,7 @@ def _update_episode(connection: Connection, episode: _Episode) -> None:
         "decided_by": episode.decided_by,
         "next_step": next_step,
         "stored": episode.row["stored"] + episode.added,
+        "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
         "whole_sequence": ends.next_whole_sequence(connection) if whole else None,
         **ends.trainers(episode.end),
     }

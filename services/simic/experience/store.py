@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
@@ -149,15 +150,26 @@ def _insert_episode(
             horizon=request.horizon,
             slots=request.slots,
             spec_fingerprint=request.spec_fingerprint,
-            origin=request.origin.SerializeToString() if request.HasField("origin") else None,
-            held_out=request.origin.situation.held_out,
+            **_origin(request),
             began_at=now,
             heard_at=now,
             next_step=0,
             stored=0,
+            stored_bytes=0,
             **ends.trainers(None),
         )
     )
+
+
+def _origin(request: BeginEpisodeRequest) -> dict[str, Any]:
+    origin = request.origin
+    twin = origin.twin if origin.HasField("twin") else None
+    return {
+        "origin": origin.SerializeToString() if request.HasField("origin") else None,
+        "held_out": origin.situation.held_out,
+        "twin_run_id": None if twin is None else twin.run_id,
+        "twin_episode_index": None if twin is None else twin.episode_index,
+    }
 
 
 def _refuse_another_shape(row: RowMapping, request: BeginEpisodeRequest) -> None:

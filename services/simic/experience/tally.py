@@ -30,13 +30,13 @@ class Tally:
         self._versions: Counter[tuple[int, str]] = Counter()
 
     def count(
-        self, episode: int, action: Action, policy_version: str | None, *, is_no_op: bool
+        self, episode: int, action: Action, policy_version: str | None, steps: int, no_ops: int
     ) -> None:
-        """Count a step of the episode with this row number."""
-        self._steps[action] += 1
-        self._no_ops[action] += is_no_op
+        """Count steps of the episode with this row number; fewer than none are taken off."""
+        self._steps[action] += steps
+        self._no_ops[action] += no_ops
         if policy_version is not None:
-            self._versions[episode, policy_version] += 1
+            self._versions[episode, policy_version] += steps
 
     def add_to(self, connection: Connection) -> None:
         """Add the counts to those that are stored."""
