@@ -5,26 +5,35 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from chassis import process, settings
+from chassis.logging import get_logger
 from chassis.server import Server
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
 from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
 from simic.bell import Bell
+from simic.database.backup import Backups
 from simic.database.database import Database, StateDirectory
+from simic.database.restore import BackupFile
+from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
 from simic.experience.reading import ExperienceReader
+from simic.experience.retention import Retention
 from simic.experience.servicer import ExperienceServicer
 from simic.experience.store import ExperienceStore
+from simic.learning import needs
 from simic.learning.servicer import LearnerServicer
 from simic.learning.training import TrainingStore
 from simic.policies.registry import PolicyRegistry
 from simic.policies.servicer import RegistryServicer
 from simic.settings import SimicSettings
 from simic.supervision import LearnerSupervisor
+
+_log = get_logger(__name__)
 
 SERVICES = (
     "leyline.v1.ExperienceService",
@@ -37,9 +46,10 @@ examples:
   leyline serve simic
   leyline serve simic --train default
   leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
+  leyline serve simic --restore backup.sqlite3 --state-dir /var/lib/simic
   LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
 
-Every flag is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
+Every flag but --restore is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
 """
 
 
@@ -57,6 +67,26 @@ async def serve(settings: SimicSettings) -> None:
             database.close()
 
 
+async def restore(file: Path, settings: SimicSettings) -> None:
+    """Put a backup into the database, and end.
+
+    Raises:
+        StartupError: the file is no backup that this release can read, or the database cannot be
+            used, or holds something already.
+    """
+    backup = BackupFile(file)
+    with StateDirectory(settings.state_dir):
+        database = await asyncio.to_thread(Database, settings.url)
+        try:
+            await asyncio.to_thread(backup.restore, database)
+        except asyncio.CancelledError:
+            backup.stop()
+            raise
+        finally:
+            database.close()
+    _log.info("restored", file=str(file), database=database.place)
+
+
 async def _serve(settings: SimicSettings, database: Database) -> None:
     server = Server(settings, SERVICES)
     experience = ExperienceStore(database)
@@ -64,7 +94,13 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
     ingest = Ingest(experience)
     started = Bell()
     add_ExperienceServiceServicer_to_server(
-        ExperienceServicer(experience, ExperienceReader(database), ingest, server.drain),
+        ExperienceServicer(
+            experience,
+            ExperienceReader(database),
+            ingest,
+            Backups(database, settings.state_dir),
+            server.drain,
+        ),
         server.grpc,
     )
     add_PolicyRegistryServiceServicer_to_server(
@@ -74,8 +110,19 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
         LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
     )
     supervisor = LearnerSupervisor(settings, trainings, started)
-    # The writer lives through the drain, so that what a sender waits for is still acknowledged.
-    async with _running(ingest.run()), server, _running(supervisor.run()):
+    async with AsyncExitStack() as running:
+        # The writer lives through the drain, so that what a sender waits for is still acknowledged.
+        await running.enter_async_context(_running(ingest.run()))
+        await running.enter_async_context(server)
+        await running.enter_async_context(_running(supervisor.run()))
+        if settings.abandon_after_s:
+            silence = Abandonment(database, settings.abandon_after_s)
+            await running.enter_async_context(_running(silence.run()))
+        if settings.keep_days or settings.keep_bytes:
+            retention = Retention(
+                database, settings.keep_days, settings.keep_bytes, [needs.of_trainings]
+            )
+            await running.enter_async_context(_running(retention.run()))
         await server.serve()
 
 
@@ -106,6 +153,19 @@ def main(argv: Sequence[str]) -> int:
         "--database-url", metavar="URL", help="default: a SQLite file in the state directory"
     )
     parser.add_argument(
+        "--keep-days",
+        type=float,
+        metavar="DAYS",
+        help="delete the steps of episodes that ended longer ago, unless they are needed; "
+        "default 0: keep them for ever",
+    )
+    parser.add_argument(
+        "--keep-bytes",
+        type=int,
+        metavar="BYTES",
+        help="delete the oldest steps beyond so many bytes, likewise; default 0: keep them all",
+    )
+    parser.add_argument(
         "--train",
         metavar="PRESET",
         help="start a training with this preset (default, demo) where none is running",
@@ -119,5 +179,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--port-file", type=Path, metavar="FILE", help="write the bound address here"
     )
+    parser.add_argument(
+        "--restore",
+        type=Path,
+        metavar="FILE",
+        help="put what `leyline experience backup` wrote into an empty database, and end",
+    )
     flags = vars(parser.parse_args(argv))
-    return process.main("simic", lambda: settings.load(SimicSettings, **flags), serve)
+    backup = flags.pop("restore")
+    run = serve if backup is None else partial(restore, backup)
+    return process.main("simic", lambda: settings.load(SimicSettings, **flags), run)

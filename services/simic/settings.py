@@ -35,6 +35,11 @@ class SimicSettings(ServerSettings):
             the state directory.
         train: preset of a training to start with the service, where none is running; "none" or
             unset: trainings are started by StartTraining alone.
+        abandon_after_s: seconds after which an episode of which nothing was heard counts as
+            abandoned, until its trainer says more; 0: never.
+        keep_days: days after which the steps of an episode that is over are deleted, unless
+            somebody needs them; 0: never.
+        keep_bytes: bytes of steps, about, beyond which the oldest are deleted likewise; 0: none.
         poll_s: seconds between two looks of a watching stream at what the learner has committed.
         learner_restarts: how often a learner that crashes is started again without an update in
             between, before its training fails.
@@ -48,6 +53,9 @@ class SimicSettings(ServerSettings):
     database_url: str | None = None
     curves_dir: Path | None = None
     train: Preset = None
+    abandon_after_s: float = Field(default=86_400.0, ge=0, le=10 * 365 * 86_400)
+    keep_days: float = Field(default=0.0, ge=0, le=100_000)
+    keep_bytes: int = Field(default=0, ge=0)
     poll_s: float = Field(default=0.15, ge=0.01, le=60)
     learner_restarts: int = Field(default=5, ge=0, le=1000)
     learner_restart_s: float = Field(default=0.5, gt=0, le=60)

@@ -194,6 +194,30 @@ def test_experience_is_counted(stack: Up, finished_run: str) -> None:
     assert "random-1" in stack.command("experience", "stats").stdout
 
 
+def test_stored_episodes_are_listed_in_pages(stack: Up, finished_run: str) -> None:
+    of_run = ("experience", "list", "--run", "small", "--ended")
+    shown = stack.command(*of_run, "--limit", "1")
+    assert re.search(r"small +1 +random +- +3 +HORIZON +20\d\d-", shown.stdout)
+    token = shown.stderr.split()[-1]
+    rest = json.loads(stack.command(*of_run, "--page-token", token, "--json").stdout)
+    assert [episode["head"]["episode_index"] for episode in rest["episodes"]] == [0]
+    every = stack.command(*of_run, "--limit", "1", "--all", "--since", "1h", "--json")
+    assert len(json.loads(every.stdout)["episodes"]) == 2
+    none = json.loads(stack.command(*of_run, "--until", "2026-01-31", "--json").stdout)
+    assert none == {"episodes": [], "next_page_token": ""}
+    of_version = stack.command("experience", "list", "--version", "nobody", "--json")
+    assert json.loads(of_version.stdout)["episodes"] == []
+
+
+@pytest.mark.parametrize("time", ["yesterday", "7", "2026-13-01", "1960-01-01", "999999d"])
+def test_a_time_that_is_none_is_refused_with_how_to_write_one(
+    capsys: pytest.CaptureFixture[str], time: str
+) -> None:
+    assert main(["experience", "list", "--since", time]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "is no time; write 2026-01-31" in said or "is before 1970" in said
+
+
 def test_a_running_run_can_be_cancelled(stack: Up) -> None:
     started = stack.command(
         "run", "start", "digits", *SMALL, "--set", "episodes=1000", "--id", "endless"
@@ -288,7 +312,7 @@ def test_a_change_that_the_contract_does_not_have_is_refused(
 def test_every_command_shows_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     commands = """up, demo, serve, health, policy list, policy show, policy activate,
         policy roll-back, policy collect-garbage, policy import, experience stats,
-        experience export, experience import, run start,
+        experience list, experience backup, experience export, experience import, run start,
         run show, run check, run list, run watch, run cancel, run fork, run evaluate, run export,
         network show, training start, training show, training stop"""
     for command in commands.split(","):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.simic.clock import Clock
 
 from simic.database.database import Database, sqlite_url
 from simic.experience.reading import ExperienceReader
@@ -39,3 +40,8 @@ def registry(database: Database) -> PolicyRegistry:
 @pytest.fixture
 def trainings(database: Database) -> TrainingStore:
     return TrainingStore(database)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)

@@ -66,21 +66,25 @@ class SimicProcess:
         """Start it, and wait until it serves; its address."""
         port_file = self.directory / "address"
         port_file.unlink(missing_ok=True)
-        arguments = (
-            *("--listen", "127.0.0.1:0", "--port-file", str(port_file)),
-            *("--state-dir", str(self.directory / "state")),
-        )
-        code = "import sys; from simic.service import main; sys.exit(main(sys.argv[1:]))"
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code, *arguments),
-            stderr=(self.directory / "log").open("ab"),
-            env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
-        )
+        self._process = await self._run("--listen", "127.0.0.1:0", "--port-file", str(port_file))
         ended = asyncio.create_task(self._process.wait())
         address = await _address(port_file, ended)
         ended.cancel()
         await _serving(address)
         return address
+
+    async def restore(self, backup: Path) -> int:
+        """Put a backup into its database; the exit code."""
+        return await (await self._run("--restore", str(backup))).wait()
+
+    async def _run(self, *arguments: str) -> asyncio.subprocess.Process:
+        code = "import sys; from simic.service import main; sys.exit(main(sys.argv[1:]))"
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", code, *arguments),
+            *("--state-dir", str(self.directory / "state")),
+            stderr=(self.directory / "log").open("ab"),
+            env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
+        )
 
     @property
     def pid(self) -> int:

@@ -18,7 +18,13 @@ from simic.learning.plan import ALGORITHMS, fill
 from simic.learning.recipes import AwrRecipe, DdqnRecipe, Recipe
 from simic.learning.rollout import NO_SLOT, Trajectory
 
-AWR = AwrRecipe(replayed_batches=2, learning_rate=3e-3, policy_steps=64, temperature=0.25)
+AWR = AwrRecipe(
+    replayed_batches=2,
+    learning_rate=3e-3,
+    final_learning_rate=1e-3,
+    policy_steps=64,
+    temperature=0.25,
+)
 DDQN = DdqnRecipe(learning_rate=3e-3, final_learning_rate=1e-3, policy_steps=96)
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
 from tests.simic.episodes import Script
+from tests.simic.tables import empty
 
 from chassis.errors import ErrorCode, LeylineError
 from leyline.v1.experience_pb2 import ExperienceItem, ReadEpisodesRequest
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
 from simic.database.database import Database
-from simic.database.schema import episodes, transitions
+from simic.database.schema import episodes
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore, Rejection
 
@@ -193,9 +193,7 @@ def test_any_order_and_any_number_of_sendings_stores_each_step_once(
     data: st.DataObject, database: Database
 ) -> None:
     experience, reader = ExperienceStore(database), ExperienceReader(database)
-    with database.write() as connection:
-        connection.execute(delete(transitions))
-        connection.execute(delete(episodes))
+    empty(database)
     scripts = [Script(run=run, index=index) for run in ("a", "b") for index in (0, 1)]
     for script in scripts:
         experience.begin(script.begin())

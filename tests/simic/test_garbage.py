@@ -14,7 +14,6 @@ from tests.simic.versions import version
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.status import from_rpc_error
-from leyline.observation import EXTENDED_SPEC
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import CollectGarbageRequest, PolicyManifest, PolicyReport
 from simic.database.database import Database
@@ -98,7 +97,7 @@ def test_the_active_version_and_the_one_to_roll_back_to_stay(registry: PolicyReg
 def test_what_the_next_episodes_of_another_shape_are_pinned_to_stays(
     registry: PolicyRegistry, experience: ExperienceStore
 ) -> None:
-    kinds = [version(1, slots=6), version(2, spec=EXTENDED_SPEC), version(3), version(4)]
+    kinds = [version(1, slots=6), version(2, spec_name="extended"), version(3), version(4)]
     names = register(registry, *kinds)
     for name in names:
         registry.activate(name, "")

@@ -21,8 +21,9 @@ import torch
 from tests.simic.episodes import played
 from tests.simic.running import Client, SimicProcess, eventually, running
 
+from leyline.client import Experience
 from leyline.v1.decision_pb2 import ActionType
-from leyline.v1.experience_pb2 import RecordTransitionsRequest
+from leyline.v1.experience_pb2 import ReadEpisodesRequest, RecordTransitionsRequest
 from leyline.v1.learner_pb2 import (
     GetTrainingRequest,
     StartTrainingRequest,
@@ -34,6 +35,7 @@ from leyline.v1.learner_pb2 import (
     WatchTrainingResponse,
 )
 from leyline.v1.registry_pb2 import (
+    DownloadPolicyRequest,
     GetPolicyRequest,
     ListPoliciesRequest,
     PolicyManifest,
@@ -283,3 +285,41 @@ def test_a_learner_that_dies_in_an_update_makes_it_again_just_the_same(
 ) -> None:
     versions = taught(tmp_path / "living", "t", [0, 1, 2, 3])
     assert taught(tmp_path / "dying", "t", [0, 1, 2, 3], dies_at) == versions
+
+
+async def kept(client: Client) -> list[object]:
+    """What is to be had from a Simic: experience, versions with their artifacts, the training."""
+    experience = client.experience.ReadEpisodes(ReadEpisodesRequest())
+    read: list[object] = [record async for record in experience]
+    for manifest in await manifests(client):
+        request = DownloadPolicyRequest(policy_version=manifest.policy_version)
+        pieces = client.registry.DownloadPolicy(request)
+        read += [manifest, *[piece.chunk.data async for piece in pieces]]
+    return [*read, await training(client)]
+
+
+async def test_a_training_goes_on_in_a_simic_that_was_restored(tmp_path: Path) -> None:
+    first, second = (SimicProcess(tmp_path / name) for name in ("first", "second"))
+    backup = tmp_path / "backup.sqlite3"
+    for simic in (first, second):
+        simic.directory.mkdir()
+    async with connected(first) as client:
+        await start(client, max_updates=2)
+        await play(client, 0, 2)
+        await updated(client, 1)
+        await play(client, 2, 1)
+        expected = await kept(client)
+        async with Experience((first.directory / "address").read_text().strip()) as experience:
+            await experience.back_up(backup)
+        await first.kill()
+
+    restored = await second.restore(backup)
+    assert restored == 0, (second.directory / "log").read_text()
+    async with connected(second) as client:
+        assert await kept(client) == expected
+        await play(client, 3, 1)
+        assert [update.sequence for update in await watch(client)] == [1, 2]
+        assert (await training(client)).episodes == 4
+    assert await second.stop() == 0
+    assert await second.restore(backup) == 1
+    assert "is not empty" in (second.directory / "log").read_text()

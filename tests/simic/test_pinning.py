@@ -40,7 +40,7 @@ def test_an_episode_is_pinned_to_the_newest_activated_version_that_decides_for_i
 ) -> None:
     for_three = activated(registry, version(1))
     for_six = activated(registry, version(2, slots=6))
-    extended = activated(registry, version(3, spec=EXTENDED_SPEC))
+    extended = activated(registry, version(3, spec_name="extended"))
     fingerprint = EXTENDED_SPEC.fingerprint
     assert experience.begin(beginning(0)).policy_version == for_three
     assert experience.begin(beginning(1, slots=6)).policy_version == for_six
@@ -99,7 +99,7 @@ def test_a_version_that_does_not_decide_for_a_played_episode_is_activated_by_for
     assert "it decides for 6 slots under the spec" in str(caught.value)
     assert registry.get("").manifest.policy_version == for_three
     with pytest.raises(LeylineError, match="does not decide for episodes"):
-        activated(registry, version(3, spec=EXTENDED_SPEC), force=False)
+        activated(registry, version(3, spec_name="extended"), force=False)
 
     for_six = activated(registry, version(2, slots=6), force=True)
     assert registry.get("").manifest.policy_version == for_six

@@ -3,8 +3,13 @@ from __future__ import annotations
 import pytest
 from tests.simic.episodes import Script
 
+from chassis.errors import LeylineError
 from leyline.v1.decision_pb2 import ActionType
-from leyline.v1.experience_pb2 import ReadEpisodesRequest, ReadEpisodesResponse
+from leyline.v1.experience_pb2 import (
+    ListEpisodesRequest,
+    ReadEpisodesRequest,
+    ReadEpisodesResponse,
+)
 from leyline.v1.transition_pb2 import ExecutionResult, NoOpReason
 from simic.experience import reading
 from simic.experience.reading import ExperienceReader
@@ -75,6 +80,77 @@ def test_a_head_says_how_its_episode_was_begun(
 
 
 @pytest.mark.usefixtures("three_episodes")
+def test_only_episodes_that_began_earlier(reader: ExperienceReader) -> None:
+    second = reader.page(ListEpisodesRequest()).episodes[1].head
+    assert heads(read(reader, began_before=second.began_at)) == [("a", 0)]
+
+
+def listed(reader: ExperienceReader, **conditions: object) -> list[tuple[str, int]]:
+    request = ListEpisodesRequest(**conditions)  # type: ignore[arg-type]
+    return [
+        (episode.head.run_id, episode.head.episode_index)
+        for episode in reader.page(request).episodes
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ({}, [("b", 0), ("a", 1), ("a", 0)]),
+        ({"run_id": "a"}, [("a", 1), ("a", 0)]),
+        ({"policy_version": "v-2"}, [("a", 1)]),
+        ({"ended_only": True}, [("a", 1), ("a", 0)]),
+        ({"run_id": "a", "policy_version": "v-1", "ended_only": True}, [("a", 0)]),
+        ({"run_id": "c"}, []),
+    ],
+)
+@pytest.mark.usefixtures("three_episodes")
+def test_episodes_are_listed_newest_first_by_the_conditions(
+    reader: ExperienceReader, conditions: dict[str, object], expected: list[tuple[str, int]]
+) -> None:
+    assert listed(reader, **conditions) == expected
+
+
+@pytest.mark.usefixtures("three_episodes")
+def test_episodes_are_listed_by_the_time_when_they_began(reader: ExperienceReader) -> None:
+    second = reader.page(ListEpisodesRequest()).episodes[1].head.began_at
+    assert listed(reader, began_after=second) == [("b", 0), ("a", 1)]
+    assert listed(reader, began_before=second) == [("a", 0)]
+
+
+@pytest.mark.usefixtures("three_episodes")
+def test_a_list_says_of_each_episode_how_it_stands(reader: ExperienceReader) -> None:
+    goes_on, _, whole = reader.page(ListEpisodesRequest()).episodes
+    assert goes_on.head.steps == 2
+    assert not goes_on.HasField("end")
+    assert whole.head == read(reader)[0].head
+    assert whole.end == Script(run="a").end()
+
+
+@pytest.mark.usefixtures("three_episodes")
+def test_pages_of_a_list_join_without_a_seam(
+    experience: ExperienceStore, reader: ExperienceReader
+) -> None:
+    seen: list[int] = []
+    request = ListEpisodesRequest(page_size=1, run_id="a")
+    while True:
+        page = reader.page(request)
+        seen += [episode.head.episode_index for episode in page.episodes]
+        # What comes meanwhile is newer than every page that follows.
+        experience.begin(Script(run="a", index=9 + len(seen)).begin())
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    assert seen == [1, 0]
+
+
+def test_a_token_that_no_page_gave_is_refused(reader: ExperienceReader) -> None:
+    with pytest.raises(LeylineError) as caught:
+        reader.page(ListEpisodesRequest(page_token="the next, please"))
+    assert [violation.field for violation in caught.value.violations] == ["page_token"]
+
+
+@pytest.mark.usefixtures("three_episodes")
 def test_an_episode_that_goes_on_has_no_end(reader: ExperienceReader) -> None:
     kinds = [record.WhichOneof("record") for record in read(reader, run_id="b")]
     assert kinds == ["head", "transition", "transition"]
@@ -136,6 +212,8 @@ def test_statistics_count_what_is_stored(
     assert actions[ActionType.ACTION_TYPE_WAIT, ""].steps == 4
     versions = {each.policy_version: (each.steps, each.episodes) for each in total.versions}
     assert versions == {"v-1": (3, 1), "v-2": (4, 2)}
+    assert list(versions) == ["v-1", "v-2"]
+    assert total.stored_bytes > 50_000
 
     of_b = reader.statistics("b")
     assert (of_b.runs, of_b.episodes, of_b.transitions, of_b.fallback_steps) == (1, 1, 2, 2)

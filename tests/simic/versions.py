@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
-from leyline.observation import SEED_SPEC
-from leyline.v1.observation_pb2 import ObservationSpec
+from leyline.observation import SEED_SPEC, spec_by_name
 from leyline.v1.registry_pb2 import TrainingSummary
 from simic.learning.lesson import LearnedVersion
 from simic.learning.mlp import MlpNetwork
@@ -16,10 +17,10 @@ SURELY = 50.0
 """A logit beside which the others do not count."""
 
 
-def version(
-    seed: int, parent: str = "", slots: int = 3, spec: ObservationSpec = SEED_SPEC
-) -> LearnedVersion:
+@cache
+def version(seed: int, parent: str = "", slots: int = 3, spec_name: str = "seed") -> LearnedVersion:
     """A version; another seed, another one."""
+    spec = spec_by_name(spec_name)
     network = MlpNetwork(Layout.of(spec), slots=slots, seed=seed)
     return learned_version(network, spec, parent, TrainingSummary(), b"checkpoint")
 

@@ -31,6 +31,11 @@ def state_name(state: RunState.ValueType) -> str:
     return RunState.Name(state).removeprefix("RUN_STATE_")
 
 
+def termination_name(termination: Termination.ValueType) -> str:
+    """Return how an episode ended, as people write it: `HORIZON`."""
+    return Termination.Name(termination).removeprefix("TERMINATION_")
+
+
 @dataclass
 class StepRecord:
     """One step: what was seen, what was decided, and what was seen next."""
@@ -147,7 +152,7 @@ class RunRecord:
                 known.completed = event.step_completed
         elif kind == "episode_ended":
             ended = event.episode_ended
-            name = Termination.Name(ended.termination).removeprefix("TERMINATION_")
+            name = termination_name(ended.termination)
             self._episode(ended.episode_index).termination = name
 
     def _episode(self, index: int) -> EpisodeRecord:

@@ -45,7 +45,7 @@ class Database:
         try:
             self._engine = _connect(url)
             with self.write() as connection:
-                _create_tables(connection)
+                create_tables(connection)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             raise StartupError(f"the database URL cannot be used: {error}") from error
         except DatabaseError as error:
@@ -101,6 +101,8 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
     for pragma in (
         f"busy_timeout = {BUSY_TIMEOUT_S * 1000}",
+        # Of a file that is made now, and before anything stands in it.
+        "auto_vacuum = INCREMENTAL",
         "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
@@ -115,7 +117,12 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _create_tables(connection: Connection) -> None:
+def create_tables(connection: Connection) -> None:
+    """Make the tables where there are none.
+
+    Raises:
+        StartupError: another release made them.
+    """
     if not inspect(connection).has_table(schema.schema_version.name):
         schema.metadata.create_all(connection)
         connection.execute(insert(schema.schema_version).values(version=schema.VERSION))

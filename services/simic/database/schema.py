@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 VERSION = 3
@@ -57,14 +60,25 @@ episodes = Table(
     Column("twin_run_id", String(63)),
     Column("twin_episode_index", BigInteger),
     Column("began_at", BigInteger, nullable=False),
-    # Transitions stored from step 0 without a gap.
+    # When it last began, or something of it was last stored, by this machine's clock.
+    Column("heard_at", BigInteger, nullable=False),
+    # Transitions that came from step 0 on without a gap; all that are stored, and what they take.
     Column("next_step", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("stored_bytes", BigInteger, nullable=False),
     # From EpisodeEnd: how it ended (0: not yet), when, with how many steps, and what went wrong.
     Column("termination", Integer, nullable=False),
     Column("ended_at", BigInteger),
     Column("steps", BigInteger),
     Column("end_message", Text),
-    # Order in which episodes came to be both ended and without a gap. Unset before.
+    # Whether Simic concluded that end from silence: the trainer's next word takes it back.
+    Column("provisional", Boolean, nullable=False),
+    # When its transitions were deleted, because others need the room: that end is Simic's, too.
+    Column("forgotten_at", BigInteger),
+    # The trainer's own EpisodeEnd, where there is one and Simic's stands in for it.
+    Column("overruled_end", LargeBinary),
+    # Order in which episodes came to be both ended and without a gap. Unset before, and again where
+    # an end is taken back; the number may then be another episode's: it orders, and names nothing.
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
 )
@@ -74,6 +88,20 @@ Index(
     episodes.c.policy_version,
     sqlite_where=_of_evaluations,
     postgresql_where=_of_evaluations,
+)
+
+
+def _index(name: str, condition: str, *columns: Column[Any]) -> None:
+    """An index of the rows for which a condition holds."""
+    Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
+
+
+_index("episodes_unsettled", "whole_sequence IS NULL", *episodes.c["whole_sequence", "heard_at"])
+_index("episodes_stored", "stored > 0", episodes.c.heard_at)
+_index(
+    "episodes_by_twin",
+    "twin_run_id IS NOT NULL",
+    *episodes.c["twin_run_id", "twin_episode_index"],
 )
 
 transitions = Table(
@@ -89,7 +117,30 @@ transitions = Table(
     # SHA-256 of the payload, so that the same transition is known again without reading it.
     Column("digest", LargeBinary(32), nullable=False),
     Column("payload", LargeBinary, nullable=False),
-    Index("transitions_by_version", "policy_version", "episode_id"),
+)
+
+# Stored steps are counted as they are stored: whoever asks how many there are need not look at all.
+episode_versions = Table(
+    "episode_versions",
+    metadata,
+    # Steps of an episode that a version decided; at least one.
+    Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
+    Column("policy_version", String(128), primary_key=True),
+    Column("steps", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+run_actions = Table(
+    "run_actions",
+    metadata,
+    # Steps of a run with one decision; the slot's name is empty where it named none.
+    Column("run_id", String(63), primary_key=True),
+    Column("decider", Integer, primary_key=True, autoincrement=False),
+    Column("action_type", Integer, primary_key=True, autoincrement=False),
+    Column("slot_id", String(63), primary_key=True),
+    Column("steps", BigInteger, nullable=False),
+    Column("no_ops", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 artifacts = Table(

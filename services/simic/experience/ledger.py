@@ -12,9 +12,14 @@ from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, 
 
 from chassis.errors import ErrorCode, LeylineError, Violation
 from leyline.v1.experience_pb2 import ExperienceItem
-from leyline.v1.transition_pb2 import EpisodeEnd, Termination, Transition
+from leyline.v1.transition_pb2 import EpisodeEnd, ExecutionResult, Termination, Transition
 from simic.database import moment
 from simic.database.schema import episodes, transitions
+from simic.experience import ends
+from simic.experience.tally import Action, Tally
+
+ROW_BYTES = 256
+"""What a transition takes beside its payload, about: its columns, and its share of the indexes."""
 
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""
@@ -25,16 +30,22 @@ class _Episode:
     """An episode as it stands in the open transaction."""
 
     row: RowMapping
-    termination: int
-    steps: int | None
-    end: EpisodeEnd | None = None
-    decided_by: str | None = None
-    highest_step: int = -1
+    # What its trainer said: what was concluded from its silence counts until it says more.
+    end: EpisodeEnd | None
+    decided_by: str | None
+    highest_step: int
+    added: int = 0
+    added_bytes: int = 0
     digests: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def key(self) -> EpisodeKey:
         return self.row["run_id"], self.row["episode_index"]
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it was stored once, and deleted to make room."""
+        return self.row["forgotten_at"] is not None
 
 
 class Ledger:
@@ -45,6 +56,7 @@ class Ledger:
         self._connection = connection
         self._episodes = loaded
         self._rows: list[dict[str, Any]] = []
+        self._tally = Tally()
         self._touched: dict[int, _Episode] = {}
 
     @classmethod
@@ -76,6 +88,7 @@ class Ledger:
         """Write what was added."""
         if self._rows:
             self._connection.execute(insert(transitions), self._rows)
+            self._tally.add_to(self._connection)
         for episode in self._touched.values():
             _update_episode(self._connection, episode)
 
@@ -108,13 +121,24 @@ class Ledger:
                     step=step_id.step,
                 )
             return
+        if episode.is_forgotten and step_id.step < episode.row["next_step"]:
+            return
         _refuse_what_does_not_fit(episode, transition)
         episode.digests[step_id.step] = digest
+        episode.added += 1
+        episode.added_bytes += len(payload) + ROW_BYTES
         episode.highest_step = max(episode.highest_step, step_id.step)
         decision = transition.decision
         version = decision.policy_version if decision.HasField("policy_version") else None
         episode.decided_by = episode.decided_by or version
         self._touched[episode.row["id"]] = episode
+        self._tally.count(
+            episode.row["id"],
+            Action(step_id.run_id, transition.decider, decision.action_type, decision.slot_id),
+            version,
+            steps=1,
+            no_ops=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
+        )
         self._rows.append(
             {
                 "episode_id": episode.row["id"],
@@ -149,24 +173,22 @@ class Ledger:
 
     def _enter_end(self, fence: int, end: EpisodeEnd) -> None:
         episode = self._episode(end.run_id, end.episode_index, fence)
-        if episode.termination:
-            if (episode.termination, episode.steps) != (end.termination, end.steps):
-                raise _episode_ended(episode)
+        if episode.end is not None:
+            if (episode.end.termination, episode.end.steps) != (end.termination, end.steps):
+                raise _episode_ended(episode.end)
             return
         if end.steps <= episode.highest_step:
             described = f"step {episode.highest_step} of the episode is stored"
             raise LeylineError(
                 ErrorCode.INVALID_ARGUMENT, violations=[Violation("episode_end.steps", described)]
             )
-        episode.termination = end.termination
-        episode.steps = end.steps
         episode.end = end
         self._touched[episode.row["id"]] = episode
 
 
 def _refuse_what_does_not_fit(episode: _Episode, transition: Transition) -> None:
-    if episode.steps is not None and transition.step_id.step >= episode.steps:
-        raise _episode_ended(episode)
+    if episode.end is not None and transition.step_id.step >= episode.end.steps:
+        raise _episode_ended(episode.end)
     expected = episode.row["spec_fingerprint"]
     if transition.spec_fingerprint != expected:
         raise LeylineError(
@@ -181,14 +203,18 @@ def _refuse_what_does_not_fit(episode: _Episode, transition: Transition) -> None
             )
 
 
-def _episode_ended(episode: _Episode) -> LeylineError:
-    run_id, episode_index = episode.key
+def _end_for_good(row: RowMapping) -> EpisodeEnd | None:
+    """The end of an episode of which nothing more is taken, whatever its trainer says."""
+    return None if row["forgotten_at"] is None else ends.end_of(row)
+
+
+def _episode_ended(end: EpisodeEnd) -> LeylineError:
     return LeylineError(
         ErrorCode.EPISODE_ENDED,
-        run_id=run_id,
-        episode_index=episode_index,
-        termination=Termination.Name(Termination.ValueType(episode.termination)),
-        steps=episode.steps,
+        run_id=end.run_id,
+        episode_index=end.episode_index,
+        termination=Termination.Name(end.termination),
+        steps=end.steps,
     )
 
 
@@ -208,8 +234,7 @@ def _load_episodes(
     loaded = (
         _Episode(
             row=row,
-            termination=row["termination"],
-            steps=row["steps"],
+            end=ends.trainers_end_of(row) or _end_for_good(row),
             decided_by=row["decided_by"],
             highest_step=-1 if row["highest_step"] is None else row["highest_step"],
         )
@@ -234,17 +259,16 @@ def _load_digests(
 
 def _update_episode(connection: Connection, episode: _Episode) -> None:
     next_step = _count_without_gap(connection, episode.row)
-    values: dict[str, Any] = {"next_step": next_step, "decided_by": episode.decided_by}
-    if episode.end is not None:
-        values |= {
-            "termination": episode.end.termination,
-            "ended_at": moment.from_proto(episode.end.ended_at),
-            "steps": episode.end.steps,
-            "end_message": episode.end.message,
-        }
-    if episode.steps == next_step and episode.row["whole_sequence"] is None:
-        newest = connection.execute(select(func.max(episodes.c.whole_sequence))).scalar_one()
-        values["whole_sequence"] = (newest or 0) + 1
+    whole = episode.end is not None and episode.end.steps == next_step
+    values = {
+        "heard_at": moment.now(),
+        "decided_by": episode.decided_by,
+        "next_step": next_step,
+        "stored": episode.row["stored"] + episode.added,
+        "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
+        "whole_sequence": ends.next_whole_sequence(connection) if whole else None,
+        **ends.trainers(episode.end),
+    }
     connection.execute(
         update(episodes).where(episodes.c.id == bindparam("episode")).values(values),
         {"episode": episode.row["id"]},

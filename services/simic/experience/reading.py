@@ -4,37 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    FromClause,
-    RowMapping,
-    distinct,
-    exists,
-    func,
-    literal,
-    select,
-    tuple_,
-)
+from sqlalchemy import ColumnElement, RowMapping, exists, literal, select, tuple_
 
-from leyline.v1.decision_pb2 import ActionType, SelectionMode
+from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
-    ActionCount,
     EpisodeHead,
+    EpisodeSummary,
     GetStatisticsResponse,
+    ListEpisodesRequest,
+    ListEpisodesResponse,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
-    VersionCount,
 )
 from leyline.v1.policy_pb2 import SlotRequirement
-from leyline.v1.transition_pb2 import Decider, EpisodeEnd, Termination, Transition
+from leyline.v1.transition_pb2 import Termination, Transition
 from simic.database import moment
 from simic.database.database import Database
-from simic.database.schema import episodes, transitions
+from simic.database.paging import row_number
+from simic.database.schema import episode_versions, episodes, transitions
+from simic.experience import ends, statistics
 
 EPISODES_A_PAGE = 32
 TRANSITIONS_A_PAGE = 64
+DEFAULT_PAGE = 50
 
 
 class ExperienceReader:
@@ -65,15 +58,9 @@ class ExperienceReader:
     def _episodes(
         self, request: ReadEpisodesRequest, last: tuple[str, int] | None
     ) -> list[RowMapping]:
-        stored = (
-            select(func.count())
-            .where(transitions.c.episode_id == episodes.c.id)
-            .scalar_subquery()
-            .label("stored")
-        )
         query = (
-            select(episodes, stored)
-            .where(*_conditions(request))
+            select(episodes)
+            .where(episodes.c.episode_index >= request.first_episode, *_conditions(request))
             .order_by(episodes.c.run_id, episodes.c.episode_index)
             .limit(EPISODES_A_PAGE)
         )
@@ -89,6 +76,7 @@ class ExperienceReader:
         self, row: RowMapping, policy_version: str
     ) -> Iterator[list[ReadEpisodesResponse]]:
         yield [ReadEpisodesResponse(head=_head(row))]
+        end = ends.end_of(row)
         step = -1
         while True:
             query = (
@@ -97,6 +85,9 @@ class ExperienceReader:
                 .order_by(transitions.c.step)
                 .limit(TRANSITIONS_A_PAGE)
             )
+            if end is not None:
+                # What is stored beyond a gap is not of an episode that was given up before it.
+                query = query.where(transitions.c.step < end.steps)
             if policy_version:
                 query = query.where(transitions.c.policy_version == policy_version)
             with self._database.read() as connection:
@@ -109,44 +100,43 @@ class ExperienceReader:
             if len(page) < TRANSITIONS_A_PAGE:
                 break
             step = page[-1].step
-        if row["termination"]:
-            yield [ReadEpisodesResponse(end=_end(row))]
+        if end is not None:
+            yield [ReadEpisodesResponse(end=end)]
+
+    def page(self, request: ListEpisodesRequest) -> ListEpisodesResponse:
+        """A page of episodes without their steps, newest first.
+
+        Raises:
+            LeylineError: INVALID_ARGUMENT for a token that no page gave.
+        """
+        limit = request.page_size or DEFAULT_PAGE
+        query = (
+            select(episodes)
+            .where(*_conditions(request))
+            .order_by(episodes.c.id.desc())
+            .limit(limit + 1)
+        )
+        if request.page_token:
+            query = query.where(episodes.c.id < row_number(request.page_token))
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings().all()
+        return ListEpisodesResponse(
+            episodes=[
+                EpisodeSummary(head=_head(row), end=ends.end_of(row)) for row in rows[:limit]
+            ],
+            next_page_token=str(rows[limit - 1]["id"]) if len(rows) > limit else "",
+        )
 
     def statistics(self, run_id: str) -> GetStatisticsResponse:
         """Counts over one run, or over all where ``run_id`` is empty."""
-        of_run = [episodes.c.run_id == run_id] if run_id else []
-        steps = transitions.join(episodes, transitions.c.episode_id == episodes.c.id)
         with self._database.read() as connection:
-            heads = connection.execute(
-                select(
-                    func.count(distinct(episodes.c.run_id)).label("runs"),
-                    func.count().label("episodes"),
-                    func.count().filter(episodes.c.termination != 0).label("ended"),
-                ).where(*of_run)
-            ).one()
-            totals = connection.execute(
-                select(
-                    func.count().label("transitions"),
-                    func.count()
-                    .filter(transitions.c.decider == Decider.DECIDER_FALLBACK)
-                    .label("fallback"),
-                )
-                .select_from(steps)
-                .where(*of_run)
-            ).one()
-            return GetStatisticsResponse(
-                runs=heads.runs,
-                episodes=heads.episodes,
-                episodes_ended=heads.ended,
-                transitions=totals.transitions,
-                fallback_steps=totals.fallback,
-                actions=_count_actions(connection, steps, of_run),
-                versions=_count_versions(connection, steps, of_run),
-            )
+            return statistics.count(connection, run_id)
 
 
-def _conditions(request: ReadEpisodesRequest) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [episodes.c.episode_index >= request.first_episode]
+def _conditions(
+    request: ReadEpisodesRequest | ListEpisodesRequest,
+) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
     if request.run_id:
         conditions.append(episodes.c.run_id == request.run_id)
     if request.HasField("began_after"):
@@ -158,8 +148,8 @@ def _conditions(request: ReadEpisodesRequest) -> list[ColumnElement[bool]]:
     if request.policy_version:
         conditions.append(
             exists().where(
-                transitions.c.episode_id == episodes.c.id,
-                transitions.c.policy_version == request.policy_version,
+                episode_versions.c.episode_id == episodes.c.id,
+                episode_versions.c.policy_version == request.policy_version,
             )
         )
     return conditions
@@ -179,60 +169,3 @@ def _head(row: RowMapping) -> EpisodeHead:
         mode=SelectionMode.ValueType(row["mode"]),
         horizon=row["horizon"],
     )
-
-
-def _end(row: RowMapping) -> EpisodeEnd:
-    return EpisodeEnd(
-        run_id=row["run_id"],
-        episode_index=row["episode_index"],
-        termination=Termination.ValueType(row["termination"]),
-        steps=row["steps"],
-        ended_at=moment.to_proto(row["ended_at"]),
-        message=row["end_message"],
-    )
-
-
-def _count_actions(
-    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
-) -> list[ActionCount]:
-    kind = (transitions.c.action_type, transitions.c.slot_id)
-    rows = connection.execute(
-        select(
-            *kind,
-            func.count().label("steps"),
-            func.count().filter(transitions.c.no_op_reason != 0).label("no_ops"),
-        )
-        .select_from(steps)
-        .where(*of_run)
-        .group_by(*kind)
-        .order_by(*kind)
-    )
-    return [
-        ActionCount(
-            action_type=ActionType.ValueType(row.action_type),
-            slot_id=row.slot_id,
-            steps=row.steps,
-            no_ops=row.no_ops,
-        )
-        for row in rows
-    ]
-
-
-def _count_versions(
-    connection: Connection, steps: FromClause, of_run: list[ColumnElement[bool]]
-) -> list[VersionCount]:
-    rows = connection.execute(
-        select(
-            transitions.c.policy_version,
-            func.count().label("steps"),
-            func.count(distinct(transitions.c.episode_id)).label("episodes"),
-        )
-        .select_from(steps)
-        .where(transitions.c.policy_version.is_not(None), *of_run)
-        .group_by(transitions.c.policy_version)
-        .order_by(func.min(episodes.c.id), transitions.c.policy_version)
-    )
-    return [
-        VersionCount(policy_version=row.policy_version, steps=row.steps, episodes=row.episodes)
-        for row in rows
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeAlias
 
@@ -13,6 +14,8 @@ from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.logging import bind_call
 from chassis.status import to_status
 from leyline.v1.experience_pb2 import (
+    BackUpRequest,
+    BackUpResponse,
     BeginEpisodeRequest,
     BeginEpisodeResponse,
     ExperienceItem,
@@ -20,6 +23,8 @@ from leyline.v1.experience_pb2 import (
     GetIngestCursorResponse,
     GetStatisticsRequest,
     GetStatisticsResponse,
+    ListEpisodesRequest,
+    ListEpisodesResponse,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
     RecordTransitionsRequest,
@@ -29,9 +34,13 @@ from leyline.v1.experience_pb2 import (
     StreamTransitionsResponse,
 )
 from leyline.v1.experience_pb2_grpc import ExperienceServiceServicer
+from simic.database.backup import Backups
 from simic.experience.ingest import Ingest
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore, Rejection
+
+PIECE_BYTES = 256 * 1024
+"""Of a backup: well below the 4 MiB that a gRPC message may have."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -40,12 +49,18 @@ class ExperienceServicer(ExperienceServiceServicer):
     """Serves one store."""
 
     def __init__(
-        self, store: ExperienceStore, reader: ExperienceReader, ingest: Ingest, drain: Drain
+        self,
+        store: ExperienceStore,
+        reader: ExperienceReader,
+        ingest: Ingest,
+        backups: Backups,
+        drain: Drain,
     ) -> None:
         """Serve ``store`` and what ``reader`` finds in it; ``ingest`` must be running."""
         self._store = store
         self._reader = reader
         self._ingest = ingest
+        self._backups = backups
         self._drain = drain
 
     async def BeginEpisode(
@@ -97,12 +112,40 @@ class ExperienceServicer(ExperienceServiceServicer):
                 # A reader may take hours; a drain must not wait for it.
                 await asyncio.sleep(0)
 
+    async def ListEpisodes(
+        self, request: ListEpisodesRequest, context: Context
+    ) -> ListEpisodesResponse:
+        """List episodes, newest first."""
+        bind_call(run_id=request.run_id)
+        return await asyncio.to_thread(self._reader.page, request)
+
     async def GetStatistics(
         self, request: GetStatisticsRequest, context: Context
     ) -> GetStatisticsResponse:
         """Count what is stored."""
         bind_call(run_id=request.run_id)
         return await asyncio.to_thread(self._reader.statistics, request.run_id)
+
+    async def BackUp(
+        self, request: BackUpRequest, context: Context
+    ) -> AsyncIterator[BackUpResponse]:
+        """Copy everything, then stream the copy."""
+        with self._backups.begin() as backup:
+            with self._drain.interrupting():
+                size = await asyncio.to_thread(backup.make)
+            digest = hashlib.sha256()
+            for offset in range(0, size, PIECE_BYTES):
+                data = await asyncio.to_thread(backup.read, offset, PIECE_BYTES)
+                await asyncio.to_thread(digest.update, data)
+                last = offset + len(data) == size
+                yield BackUpResponse(
+                    offset=offset,
+                    data=data,
+                    total_size=size,
+                    sha256=digest.hexdigest() if last else "",
+                )
+                with self._drain.interrupting():
+                    await asyncio.sleep(0)
 
 
 def _growing(items: Sequence[ExperienceItem], last: int) -> int:

@@ -22,6 +22,7 @@ from leyline.v1.transition_pb2 import Termination
 from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
+from simic.experience import ends
 from simic.experience.ledger import Ledger
 from simic.experience.pinning import Pin, pin
 
@@ -46,7 +47,8 @@ class ExperienceStore:
         The first call pins the version that decides, as ``simic.experience.pinning`` says, and what
         it says of the episode's origin is kept. Where it hands out an episode of an evaluation,
         that is the origin of the first call that names the pair; a trainer that never does, and
-        does not offer to, has not heard of it, and plays an ordinary episode.
+        does not offer to, has not heard of it, and plays an ordinary episode. Where it was
+        concluded from silence that the episode is over, it is not: its trainer is back.
 
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape, or must not
@@ -61,8 +63,11 @@ class ExperienceStore:
                 _refuse_another_shape(row, request)
                 fence, next_step = row["fence"] + 1, row["next_step"]
                 values, pinned = _begun_again(connection, row, request)
+                values |= {"fence": fence, "heard_at": moment.now()}
+                if row["provisional"]:
+                    values |= {**ends.trainers(ends.trainers_end_of(row)), "whole_sequence": None}
                 connection.execute(
-                    update(episodes).where(episodes.c.id == row["id"]).values(fence=fence, **values)
+                    update(episodes).where(episodes.c.id == row["id"]).values(values)
                 )
         return BeginEpisodeResponse(
             fence=fence,
@@ -135,6 +140,7 @@ def _find_episode(connection: Connection, run_id: str, episode_index: int) -> Ro
 
 
 def _insert_episode(connection: Connection, request: BeginEpisodeRequest, pinned: Pin) -> None:
+    now = moment.now()
     connection.execute(
         insert(episodes).values(
             run_id=request.run_id,
@@ -145,9 +151,12 @@ def _insert_episode(connection: Connection, request: BeginEpisodeRequest, pinned
             horizon=request.horizon,
             slots=request.slots,
             spec_fingerprint=request.spec_fingerprint,
-            began_at=moment.now(),
+            began_at=now,
+            heard_at=now,
             next_step=0,
-            termination=Termination.TERMINATION_UNSPECIFIED,
+            stored=0,
+            stored_bytes=0,
+            **ends.trainers(None),
             **asdict(pinned),
             **_origin(request, pinned.evaluation_pair),
         )

@@ -28,7 +28,7 @@ class Awr:
         """Learn with ``recipe``; rates fall over ``updates_planned``, or over its own number."""
         self.network = network
         self.recipe = recipe
-        self.batches = recipe.replayed_batches
+        self.batches = recipe.batches
         self._descent = Descent(network, recipe, updates_planned)
         self.optimizers = self._descent.optimizers
 

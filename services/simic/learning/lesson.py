@@ -327,6 +327,7 @@ def _fitting(plan: TrainingPlan) -> list[ColumnElement[bool]]:
         episodes.c.termination == Termination.TERMINATION_HORIZON,
         episodes.c.held_out.is_(False),
         episodes.c.evaluation_pair.is_(None),
+        episodes.c.forgotten_at.is_(None),
         episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
     ]
     if plan.slots:
@@ -334,7 +335,7 @@ def _fitting(plan: TrainingPlan) -> list[ColumnElement[bool]]:
     if plan.run_id:
         fits.append(episodes.c.run_id == plan.run_id)
     if plan.minus_twin:
-        whole = _twins.c.whole_sequence.is_not(None)
+        whole = _twins.c.whole_sequence.is_not(None) & _twins.c.forgotten_at.is_(None)
         to_the_end = _twins.c.termination == Termination.TERMINATION_HORIZON
         fits.append(exists().where(_OF_TWIN, whole, to_the_end))
     return fits

@@ -55,7 +55,7 @@ class Ppo:
         """Learn with ``recipe``; rates fall over ``updates_planned``, or over its own number."""
         self.network = network
         self.recipe = recipe
-        self.batches = max(recipe.replayed_batches, recipe.value_batches)
+        self.batches = recipe.batches
         self._descent = Descent(network, recipe, updates_planned)
         self.optimizers = self._descent.optimizers
 

@@ -55,6 +55,11 @@ class Recipe:
     value_steps: int = 64
     value_rows: int = 64
 
+    @property
+    def batches(self) -> int:
+        """Earlier batches that an update wants to see."""
+        return self.replayed_batches
+
 
 @dataclass(frozen=True)
 class PpoRecipe(Recipe):
@@ -80,6 +85,11 @@ class PpoRecipe(Recipe):
     entropy_bonus: float = 0.02
     final_entropy_bonus: float = 0.002
     value_batches: int = 8
+
+    @property
+    def batches(self) -> int:
+        """Earlier batches that an update wants to see."""
+        return max(self.replayed_batches, self.value_batches)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from leyline.v1.registry_pb2 import (
 )
 from simic.database import moment
 from simic.database.database import Database
+from simic.database.paging import row_number
 from simic.database.schema import artifacts, policies, policy_events
 from simic.policies import events
 from simic.policies.activation import activate, active_version, roll_back
@@ -148,7 +149,7 @@ class PolicyRegistry:
         limit = page_size or DEFAULT_PAGE
         query = select(policies).order_by(policies.c.ordinal.desc()).limit(limit + 1)
         if page_token:
-            query = query.where(policies.c.ordinal < _ordinal_of(page_token))
+            query = query.where(policies.c.ordinal < row_number(page_token))
         with self._database.read() as connection:
             rows = connection.execute(query).all()
             active = active_version(connection)
@@ -309,15 +310,6 @@ def _collected(policy_version: str) -> LeylineError:
         violations=[Violation("policy_version", described)],
         policy_version=policy_version,
     )
-
-
-def _ordinal_of(page_token: str) -> int:
-    if not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 18):
-        raise LeylineError(
-            ErrorCode.INVALID_ARGUMENT,
-            violations=[Violation("page_token", "must come from the page before")],
-        )
-    return int(page_token)
 
 
 class ArtifactUpload:

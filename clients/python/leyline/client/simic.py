@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 
 import grpc
 
+from leyline.client.backup import OnProgress, save
 from leyline.client.connection import CALL_TIMEOUT_S, Client
 from leyline.client.episodes import Episode, read_episodes
 from leyline.client.patience import Patience
 from leyline.error import ServiceError
 from leyline.v1.experience_pb2 import (
+    BackUpRequest,
     BeginEpisodeRequest,
     BeginEpisodeResponse,
+    EpisodeSummary,
     ExperienceItem,
     GetIngestCursorRequest,
     GetIngestCursorResponse,
     GetStatisticsRequest,
     GetStatisticsResponse,
+    ListEpisodesRequest,
     ReadEpisodesRequest,
     ReadEpisodesResponse,
     RecordTransitionsRequest,
@@ -67,6 +72,14 @@ class Experience(Client):
         """Count what is stored, of one run or of all."""
         request = GetStatisticsRequest(run_id=run_id)
         return await self._call(self._stub.GetStatistics(request, timeout=CALL_TIMEOUT_S))
+
+    async def page(self, request: ListEpisodesRequest) -> tuple[list[EpisodeSummary], str]:
+        """Return some episodes without their steps, newest first, and the token of the next page.
+
+        An empty token goes with the last one.
+        """
+        answer = await self._call(self._stub.ListEpisodes(request, timeout=CALL_TIMEOUT_S))
+        return list(answer.episodes), answer.next_page_token
 
     def read(self, request: ReadEpisodesRequest) -> AsyncIterator[ReadEpisodesResponse]:
         """Yield heads, steps and ends of episodes, in order."""
@@ -123,6 +136,32 @@ class Experience(Client):
             lambda: self._stub.RecordTransitions(request, timeout=CALL_TIMEOUT_S)
         )
         return answer.rejected
+
+    async def back_up(
+        self, path: Path, *, overwrite: bool = False, on_progress: OnProgress | None = None
+    ) -> str:
+        """Fetch a copy of everything that Simic keeps, as it is now, into a file.
+
+        The file, a SQLite database, is there whole or not at all. Simic first makes the copy and
+        then sends it. Returns the file's SHA-256 in hexadecimal.
+
+        Args:
+            path: where to write it.
+            overwrite: whether a file that is there may be replaced.
+            on_progress: told of each piece that has come.
+
+        Raises:
+            ServiceError: Simic has no room for the copy, is not there or went away, or what came is
+                broken.
+            FileExistsError: there is such a file already, or another backup is being written to it.
+            OSError: the file cannot be written.
+        """
+        return await save(
+            lambda: self._stream(self._stub.BackUp(BackUpRequest())),
+            path,
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
 
 
 class Registry(Client):

@@ -1,0 +1,63 @@
+"""What trainings that run still need of the stored experience."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    RowMapping,
+    and_,
+    exists,
+    false,
+    or_,
+    select,
+)
+
+from leyline.observation import spec_by_name
+from leyline.v1.learner_pb2 import TrainingPlan
+from leyline.v1.transition_pb2 import Termination
+from simic.database.schema import training_episodes, training_updates, trainings
+from simic.experience.retention import Condition
+from simic.learning.plan import STORED
+from simic.learning.recipes import recipe_of
+from simic.learning.training import RUNNING
+
+
+def of_trainings(connection: Connection) -> Condition:
+    """Whether a training that runs may learn from an episode, for the first time or again."""
+    query = select(trainings.c.id, trainings.c.plan, trainings.c.updates)
+    rows = connection.execute(query.where(trainings.c.state == RUNNING)).mappings().all()
+
+    def needed(episode: FromClause) -> ColumnElement[bool]:
+        return or_(false(), *(_needs(row, episode) for row in rows))
+
+    return needed
+
+
+def _needs(training: RowMapping, episode: FromClause) -> ColumnElement[bool]:
+    plan = TrainingPlan.FromString(training["plan"])
+    learned_from = training_episodes.c.episode_id == episode.c.id
+    replayed = exists().where(
+        learned_from,
+        training_episodes.c.training == training["id"],
+        training_episodes.c.sequence > training["updates"] - recipe_of(plan).batches,
+    )
+    fits = [
+        episode.c.termination == Termination.TERMINATION_HORIZON,
+        episode.c.held_out.is_(False),
+        episode.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
+    ]
+    if plan.slots:
+        fits.append(episode.c.slots == plan.slots)
+    if plan.run_id:
+        fits.append(episode.c.run_id == plan.run_id)
+    if plan.experience != STORED:
+        fits.append(~exists().where(learned_from))
+    if plan.experience != STORED and not plan.deterministic:
+        own = exists().where(
+            training_updates.c.training == training["id"],
+            training_updates.c.policy_version == episode.c.decided_by,
+        )
+        fits.append(own)
+    return or_(replayed, and_(*fits))
