@@ -21,6 +21,7 @@ from simic.database.database import Database, StateDirectory
 from simic.database.restore import BackupFile
 from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
+from simic.experience.integrity import Integrity
 from simic.experience.reading import ExperienceReader
 from simic.experience.retention import Retention
 from simic.experience.servicer import ExperienceServicer
@@ -61,8 +62,13 @@ async def serve(settings: SimicSettings) -> None:
     """
     with StateDirectory(settings.state_dir):
         database = await asyncio.to_thread(Database, settings.url)
+        integrity = Integrity(database)
         try:
-            await _serve(settings, database)
+            await asyncio.to_thread(integrity.open)
+            try:
+                await _serve(settings, database, integrity)
+            finally:
+                await asyncio.to_thread(integrity.close)
         finally:
             database.close()
 
@@ -87,7 +93,7 @@ async def restore(file: Path, settings: SimicSettings) -> None:
     _log.info("restored", file=str(file), database=database.place)
 
 
-async def _serve(settings: SimicSettings, database: Database) -> None:
+async def _serve(settings: SimicSettings, database: Database, integrity: Integrity) -> None:
     server = Server(settings, SERVICES)
     experience = ExperienceStore(database)
     trainings = TrainingStore(database)
@@ -99,6 +105,7 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
             ExperienceReader(database),
             ingest,
             Backups(database, settings.state_dir),
+            integrity,
             server.drain,
         ),
         server.grpc,
@@ -115,6 +122,7 @@ async def _serve(settings: SimicSettings, database: Database) -> None:
         await running.enter_async_context(_running(ingest.run()))
         await running.enter_async_context(server)
         await running.enter_async_context(_running(supervisor.run()))
+        await running.enter_async_context(_running(integrity.run()))
         if settings.abandon_after_s:
             silence = Abandonment(database, settings.abandon_after_s)
             await running.enter_async_context(_running(silence.run()))

@@ -22,8 +22,8 @@ class Stopped(Exception):
 
 def kept_tables() -> list[Table]:
     """The tables with what is kept, each behind those that it refers to."""
-    tables = schema.metadata.sorted_tables
-    return [table for table in tables if table is not schema.schema_version]
+    others = (schema.schema_version, schema.openings)
+    return [table for table in schema.metadata.sorted_tables if table not in others]
 
 
 def copy(source: Connection, target: Connection, on_rows: OnRows) -> None:

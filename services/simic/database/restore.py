@@ -6,13 +6,13 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from sqlalchemy import Connection, create_engine, event, inspect, select
+from sqlalchemy import Connection, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import NullPool
 
 from chassis.logging import get_logger
 from chassis.process import StartupError
-from simic.database import copying, schema
+from simic.database import copying, moment, schema
 from simic.database.copying import Stopped, kept_tables
 from simic.database.database import Database
 
@@ -72,6 +72,8 @@ class BackupFile:
                 if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_CORRUPT:
                     raise
                 raise StartupError(f"{self.path} is damaged: {error.orig}") from error
+            # The file may have been kept for years: whoever opens this first looks at all of it.
+            target.execute(insert(schema.openings).values(opened_at=moment.now()))
 
     def stop(self) -> None:
         """Let a restore that is under way end soon, with nothing restored."""

@@ -119,6 +119,14 @@ transitions = Table(
     Column("payload", LargeBinary, nullable=False),
 )
 
+openings = Table(
+    "openings",
+    metadata,
+    # A row for each service that has the database open, or ended without closing it in good order.
+    Column("id", RowNumber, primary_key=True),
+    Column("opened_at", BigInteger, nullable=False),
+)
+
 # Stored steps are counted as they are stored: whoever asks how many there are need not look at all.
 episode_versions = Table(
     "episode_versions",

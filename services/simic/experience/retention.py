@@ -8,7 +8,6 @@ trainings go on referring to it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from simic.database.database import Database
 from simic.database.schema import episode_versions, episodes, transitions
 from simic.experience import ends
 from simic.experience.ledger import ROW_BYTES
+from simic.experience.sparing import sparing
 from simic.experience.tally import Action, Tally
 
 FIRST_LOOK_S = 60.0
@@ -88,7 +88,7 @@ class Retention:
             try:
                 while due := await asyncio.to_thread(self.due):
                     await self._forget_all(due)
-                while await _sparing(self._give_back):
+                while await sparing(self._give_back):
                     pass
             except (LeylineError, SQLAlchemyError) as error:
                 # A full disk (it takes room to make room), or a database that is away.
@@ -98,7 +98,7 @@ class Retention:
     async def _forget_all(self, due: Sequence[Due]) -> None:
         count = 0
         for one in due:
-            while forgotten := await _sparing(partial(self.forget, one)):
+            while forgotten := await sparing(partial(self.forget, one)):
                 count += forgotten
         reasons = sorted({one.reason for one in due})
         _log.info("experience forgotten", episodes=len(due), transitions=count, reasons=reasons)
@@ -167,14 +167,6 @@ class Retention:
         return or_(
             episodes.c.forgotten_at.is_not(None), and_(~needed(episodes), ~has_it_for_a_twin)
         )
-
-
-async def _sparing(work: Callable[[], int]) -> int:
-    """Do a small piece of work in a thread, then nothing for as long: others want the disk."""
-    started = time.monotonic()
-    result = await asyncio.to_thread(work)
-    await asyncio.sleep(time.monotonic() - started)
-    return result
 
 
 def _is_stored() -> ColumnElement[bool]:

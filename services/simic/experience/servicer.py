@@ -36,6 +36,7 @@ from leyline.v1.experience_pb2 import (
 from leyline.v1.experience_pb2_grpc import ExperienceServiceServicer
 from simic.database.backup import Backups
 from simic.experience.ingest import Ingest
+from simic.experience.integrity import Integrity
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore, Rejection
 
@@ -54,6 +55,7 @@ class ExperienceServicer(ExperienceServiceServicer):
         reader: ExperienceReader,
         ingest: Ingest,
         backups: Backups,
+        integrity: Integrity,
         drain: Drain,
     ) -> None:
         """Serve ``store`` and what ``reader`` finds in it; ``ingest`` must be running."""
@@ -61,6 +63,7 @@ class ExperienceServicer(ExperienceServiceServicer):
         self._reader = reader
         self._ingest = ingest
         self._backups = backups
+        self._integrity = integrity
         self._drain = drain
 
     async def BeginEpisode(
@@ -124,7 +127,9 @@ class ExperienceServicer(ExperienceServiceServicer):
     ) -> GetStatisticsResponse:
         """Count what is stored."""
         bind_call(run_id=request.run_id)
-        return await asyncio.to_thread(self._reader.statistics, request.run_id)
+        counts = await asyncio.to_thread(self._reader.statistics, request.run_id)
+        counts.integrity = self._integrity.state
+        return counts
 
     async def BackUp(
         self, request: BackUpRequest, context: Context
