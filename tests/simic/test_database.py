@@ -31,7 +31,7 @@ def test_a_write_that_fails_leaves_nothing(database: Database) -> None:
     with pytest.raises(LookupError):
         fail()
     with database.read() as connection:
-        assert connection.execute(select(schema_version.c.version)).scalars().all() == [2]
+        assert connection.execute(select(schema_version.c.version)).scalars().all() == [3]
 
 
 @pytest.mark.parametrize("version", [1, 1000])
@@ -42,7 +42,7 @@ def test_a_database_of_another_release_is_refused_with_what_to_do(
     with sqlite3.connect(tmp_path / "simic.sqlite3") as connection:
         connection.execute("UPDATE schema_version SET version = ?", (version,))
     connection.close()
-    words = f"version {version}, and this release knows 2: use the release .* another state"
+    words = f"version {version}, and this release knows 3: use the release .* another state"
     with pytest.raises(StartupError, match=words):
         Database(sqlite_url(tmp_path))
 
