@@ -12,7 +12,8 @@ from leyline.v1.trainer_pb2 import RunSpec
         (RunSpec(), [0], "0"),
         (RunSpec(episodes=4), [0, 1, 2, 3], "0 to 3"),
         (RunSpec(episodes=2, first_episode=17), [17, 18], "17, 18"),
-        (RunSpec(episodes=3, first_episode=1, episode_stride=8), [1, 9, 17], "1, 9, ... 17"),
+        (RunSpec(episodes=3, first_episode=1, episode_stride=8), [1, 9, 17], "1, 9, 17"),
+        (RunSpec(episodes=4, first_episode=1, episode_stride=8), [1, 9, 17, 25], "1, 9, ... 25"),
         (RunSpec(first_episode=5, episode_stride=8), [5], "5"),
     ],
 )

@@ -17,8 +17,8 @@ def episode_indices(spec: RunSpec) -> range:
 
 def in_words(indices: range) -> str:
     """Say at least one index as people write them: `3`, `0 to 7`, `1, 9, ... 57`."""
-    if len(indices) <= 2:
-        return ", ".join(map(str, indices))
-    if indices.step == 1:
+    if indices.step == 1 and len(indices) > 2:
         return f"{indices[0]} to {indices[-1]}"
+    if len(indices) <= 3:
+        return ", ".join(map(str, indices))
     return f"{indices[0]}, {indices[1]}, ... {indices[-1]}"
