@@ -125,6 +125,10 @@ fuzz-tamiyo: $(READY) $(DESCRIPTORS) ## Send Tamiyo 100,000 inputs that are most
 test-cuda: $(READY) $(DESCRIPTORS) ## Run the tests of isolation, resumption and telemetry on a GPU
 	LEYLINE_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training tests/kasmina/data $(ARGS)
 
+.PHONY: migration
+migration: $(READY) $(DESCRIPTORS) ## Write the migration of Simic's database to what its schema says (ARGS="'what changes'")
+	$(BIN)/python -m tests.simic.make_migration $(ARGS)
+
 .PHONY: proto
 proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from chassis import process, settings
+from chassis.errors import ErrorCode, LeylineError
+from chassis.logging import get_logger
+from chassis.process import StartupError
 from chassis.server import Server
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
@@ -37,10 +40,16 @@ examples:
   leyline serve simic
   leyline serve simic --train default
   leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
+  leyline serve simic --database-url postgresql://leyline:secret@db.example/leyline
+  leyline serve simic --migrate
   LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
 
-Every flag is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
+Every flag but --migrate is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
 """
+
+RETRY_S = 1.0
+
+_log = get_logger(__name__)
 
 
 async def serve(settings: SimicSettings) -> None:
@@ -50,11 +59,39 @@ async def serve(settings: SimicSettings) -> None:
         StartupError: the state directory or the database cannot be used, or the address is taken.
     """
     with StateDirectory(settings.state_dir):
-        database = await asyncio.to_thread(Database, settings.url)
+        database = await _open(settings)
         try:
             await _serve(settings, database)
         finally:
             database.close()
+
+
+async def migrate(settings: SimicSettings) -> None:
+    """Bring the database to the schema of this release, and end.
+
+    Raises:
+        StartupError: the database cannot be used, or a newer release wrote it.
+    """
+    # A database elsewhere may be brought to it while the service before still runs.
+    with nullcontext() if settings.database_url else StateDirectory(settings.state_dir):
+        database = await _open(settings)
+        _log.info("database is up to date", database=database.place)
+        database.close()
+
+
+async def _open(settings: SimicSettings) -> Database:
+    """Open the database; one that is away may come back within the time of the settings."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.database_wait_s
+    while True:
+        try:
+            return await asyncio.to_thread(Database, settings.url)
+        except LeylineError as error:
+            reason = f"{error}: {error.__cause__}".partition("\n")[0]
+            if error.code is not ErrorCode.DATABASE_UNAVAILABLE or loop.time() > deadline:
+                raise StartupError(reason) from error
+        _log.warning("waiting for the database", reason=reason)
+        await asyncio.sleep(RETRY_S)
 
 
 async def _serve(settings: SimicSettings, database: Database) -> None:
@@ -103,7 +140,9 @@ def main(argv: Sequence[str]) -> int:
         "--state-dir", type=Path, metavar="DIRECTORY", help="default .leyline/simic"
     )
     parser.add_argument(
-        "--database-url", metavar="URL", help="default: a SQLite file in the state directory"
+        "--database-url",
+        metavar="URL",
+        help="postgresql://... or sqlite:///...; default: a SQLite file in the state directory",
     )
     parser.add_argument(
         "--train",
@@ -119,5 +158,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--port-file", type=Path, metavar="FILE", help="write the bound address here"
     )
+    parser.add_argument(
+        "--migrate",
+        action="store_true",
+        help="bring the database to the schema of this release, and end; serving does so, too",
+    )
     flags = vars(parser.parse_args(argv))
-    return process.main("simic", lambda: settings.load(SimicSettings, **flags), serve)
+    run = migrate if flags.pop("migrate") else serve
+    return process.main("simic", lambda: settings.load(SimicSettings, **flags), run)

@@ -31,6 +31,7 @@ class SimicSettings(ServerSettings):
         state_dir: directory that belongs to this service alone.
         database_url: where experience, versions and trainings are kept; unset: a SQLite file in
             the state directory.
+        database_wait_s: seconds that a database which is away at the start has to come back.
         train: preset of a training to start with the service, where none is running; "none" or
             unset: trainings are started by StartTraining alone.
         poll_s: seconds between two looks of a watching stream at what the learner has committed.
@@ -44,6 +45,7 @@ class SimicSettings(ServerSettings):
     listen: ListenAddress = Address.parse("127.0.0.1:50053")
     state_dir: Path = Path(".leyline/simic")
     database_url: str | None = None
+    database_wait_s: float = Field(default=30.0, ge=0, le=3600)
     train: Preset = None
     poll_s: float = Field(default=0.15, ge=0.01, le=60)
     learner_restarts: int = Field(default=5, ge=0, le=1000)

@@ -1,4 +1,8 @@
-"""The tables. Moments are microseconds since 1970; messages are stored as serialized protobuf."""
+"""The tables. Moments are microseconds since 1970; messages are stored as serialized protobuf.
+
+What this module says and what the migrations make of an empty database is the same, and a test
+holds it: after a change here, `make migration`.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +16,40 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     UniqueConstraint,
 )
 
-VERSION = 2
-"""Raised by one with each change to a table."""
+from simic.database.text import PlainText
 
-metadata = MetaData()
+# Every constraint has a name, by which a later migration can change it.
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    }
+)
 
 # SQLite gives out row numbers only for a column that is spelled INTEGER.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
-
-schema_version = Table(
-    "schema_version",
-    metadata,
-    Column("version", Integer, primary_key=True),
-)
 
 episodes = Table(
     "episodes",
     metadata,
     Column("id", RowNumber, primary_key=True),
-    Column("run_id", String(63), nullable=False),
+    Column("run_id", PlainText(63), nullable=False),
     Column("episode_index", BigInteger, nullable=False),
     Column("fence", BigInteger, nullable=False),
-    Column("policy", String(128), nullable=False),
+    Column("policy", PlainText(128), nullable=False),
     Column("follows_registry", Boolean, nullable=False),
     # The version that BeginEpisode pinned, and the one that took the first decision of a policy.
-    Column("policy_version", String(128)),
-    Column("decided_by", String(128)),
+    Column("policy_version", PlainText(128)),
+    Column("decided_by", PlainText(128)),
     Column("mode", Integer, nullable=False),
     Column("horizon", BigInteger, nullable=False),
     Column("slots", Integer, nullable=False),
-    Column("spec_fingerprint", String(64), nullable=False),
+    Column("spec_fingerprint", PlainText(64), nullable=False),
     # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
@@ -58,7 +60,7 @@ episodes = Table(
     Column("termination", Integer, nullable=False),
     Column("ended_at", BigInteger),
     Column("steps", BigInteger),
-    Column("end_message", Text),
+    Column("end_message", PlainText()),
     # Order in which episodes came to be both ended and without a gap. Unset before.
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
@@ -70,10 +72,10 @@ transitions = Table(
     Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("action_type", Integer, nullable=False),
-    Column("slot_id", String(63)),
+    Column("slot_id", PlainText(63)),
     Column("no_op_reason", Integer, nullable=False),
     Column("decider", Integer, nullable=False),
-    Column("policy_version", String(128)),
+    Column("policy_version", PlainText(128)),
     # SHA-256 of the payload, so that the same transition is known again without reading it.
     Column("digest", LargeBinary(32), nullable=False),
     Column("payload", LargeBinary, nullable=False),
@@ -83,7 +85,7 @@ transitions = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("sha256", String(64), primary_key=True),
+    Column("sha256", PlainText(64), primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
@@ -92,7 +94,7 @@ policies = Table(
     "policies",
     metadata,
     Column("ordinal", RowNumber, primary_key=True),
-    Column("policy_version", String(128), nullable=False, unique=True),
+    Column("policy_version", PlainText(128), nullable=False, unique=True),
     Column("artifact_sha256", ForeignKey(artifacts.c.sha256), nullable=False),
     Column("manifest", LargeBinary, nullable=False),
 )
@@ -102,7 +104,7 @@ policy_events = Table(
     metadata,
     Column("sequence", RowNumber, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),
+    Column("kind", PlainText(16), nullable=False),
     Column("policy_version", ForeignKey(policies.c.policy_version), nullable=False),
     # The event as WatchPolicies sends it; a registration's manifest is not repeated here.
     Column("payload", LargeBinary, nullable=False),
@@ -114,16 +116,16 @@ trainings = Table(
     "trainings",
     metadata,
     Column("id", RowNumber, primary_key=True),
-    Column("training_id", String(63), nullable=False, unique=True),
+    Column("training_id", PlainText(63), nullable=False, unique=True),
     Column("plan", LargeBinary, nullable=False),
     Column("state", Integer, nullable=False),
-    Column("status_message", Text, nullable=False),
+    Column("status_message", PlainText(), nullable=False),
     Column("stop_requested", Boolean, nullable=False),
     Column("updates", BigInteger, nullable=False),
     Column("episodes", BigInteger, nullable=False),
     Column("transitions", BigInteger, nullable=False),
     # The version to go on from, then the newest that it made. Unset until the learner has begun.
-    Column("policy_version", String(128)),
+    Column("policy_version", PlainText(128)),
     # Weights and optimiser moments after the last update, as safetensors.
     Column("checkpoint", LargeBinary),
     Column("started_at", BigInteger, nullable=False),
@@ -137,13 +139,13 @@ training_updates = Table(
     # 0 is the version that the training began with; updates count from 1.
     Column("sequence", BigInteger, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("policy_version", String(128), nullable=False),
+    Column("policy_version", PlainText(128), nullable=False),
     Column("episodes", BigInteger, nullable=False),
     Column("transitions", BigInteger, nullable=False),
     Column("gradient_steps", BigInteger, nullable=False),
     Column("mean_return", Float, nullable=False),
     # JSON object of numbers by name.
-    Column("diagnostics", Text, nullable=False),
+    Column("diagnostics", PlainText(), nullable=False),
     Index("training_updates_by_version", "policy_version"),
 )
 

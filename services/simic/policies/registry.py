@@ -35,6 +35,7 @@ REPORTS_SHOWN = 100
 REGISTERED = "registered"
 ACTIVATED = "activated"
 REPORTED = "reported"
+_LONGER_THAN_ANY = 2**30  # bytes; the contract allows 64 MiB
 _PIN_CANDIDATES = 100  # activations to look back over for one that is served
 
 
@@ -134,11 +135,13 @@ class PolicyRegistry:
         Raises:
             LeylineError: POLICY_VERSION_NOT_FOUND, or INVALID_ARGUMENT for an offset too great.
         """
+        # PostgreSQL counts bytes in 32 bits; no artifact is as long as that.
+        first = min(offset, _LONGER_THAN_ANY) + 1
         with self._database.read() as connection:
             row = connection.execute(
                 select(
                     artifacts.c.size,
-                    func.substr(artifacts.c.data, offset + 1, CHUNK_BYTES).label("piece"),
+                    func.substr(artifacts.c.data, first, CHUNK_BYTES).label("piece"),
                 )
                 .join(policies, policies.c.artifact_sha256 == artifacts.c.sha256)
                 .where(policies.c.policy_version == policy_version)
