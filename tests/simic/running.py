@@ -66,21 +66,33 @@ class SimicProcess:
         """Start it, and wait until it serves; its address."""
         port_file = self.directory / "address"
         port_file.unlink(missing_ok=True)
-        arguments = (
-            *("--listen", "127.0.0.1:0", "--port-file", str(port_file)),
-            *("--state-dir", str(self.directory / "state")),
-        )
-        code = "import sys; from simic.service import main; sys.exit(main(sys.argv[1:]))"
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code, *arguments),
-            stderr=(self.directory / "log").open("ab"),
-            env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
-        )
+        await self._execute("--listen", "127.0.0.1:0", "--port-file", str(port_file))
+        assert self._process is not None
         ended = asyncio.create_task(self._process.wait())
         address = await _address(port_file, ended)
         ended.cancel()
         await _serving(address)
         return address
+
+    async def run(self, *arguments: str) -> int:
+        """Let it do what ends by itself; its exit code."""
+        await self._execute(*arguments)
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def _execute(self, *arguments: str) -> None:
+        code = "import sys; from simic.service import main; sys.exit(main(sys.argv[1:]))"
+        state = ("--state-dir", str(self.directory / "state"))
+        with (self.directory / "log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", code, *state, *arguments),
+                stderr=log,
+                env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
+            )
+
+    def log(self) -> str:
+        """What it has written in all its lives."""
+        return _content(self.directory / "log")
 
     @property
     def pid(self) -> int:
