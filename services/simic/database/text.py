@@ -9,6 +9,11 @@ _NUL = "\0"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
+def plain(text: str) -> str:
+    """What a column of ``PlainText`` holds of a text, for whoever writes past its type."""
+    return text.replace(_NUL, _REPLACEMENT)
+
+
 class PlainText(TypeDecorator[str]):
     """Text in the order of its code points, without NUL.
 
@@ -33,4 +38,4 @@ class PlainText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """What is stored for ``value``."""
-        return None if value is None else value.replace(_NUL, _REPLACEMENT)
+        return None if value is None else plain(value)
