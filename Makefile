@@ -117,6 +117,10 @@ test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill poin
 soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs in one service (ten minutes)
 	LEYLINE_SOAK=1 $(BIN)/python -m pytest tests/kasmina/runs/test_many_runs.py --timeout 3600 -s $(ARGS)
 
+.PHONY: kill-simic
+kill-simic: $(READY) $(DESCRIPTORS) ## Kill Simic, and PostgreSQL under it, 200 times each; restart with a million rows (half an hour)
+	LEYLINE_KILLS=200 LEYLINE_ROWS=1000000 $(BIN)/python -m pytest tests/faults --timeout 7200 -s $(ARGS)
+
 .PHONY: fuzz-tamiyo
 fuzz-tamiyo: $(READY) $(DESCRIPTORS) ## Send Tamiyo 100,000 inputs that are mostly wrong (ten minutes)
 	LEYLINE_FUZZ_INPUTS=17000 $(BIN)/python -m pytest tests/tamiyo/test_fuzz.py --timeout 3600 -s $(ARGS)

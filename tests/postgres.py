@@ -12,12 +12,12 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -73,12 +73,11 @@ class Postgres:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._directory / "data", *settings],
+                _command(self._binaries / "postgres", "-D", self._directory / "data", *settings),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **_another_user(),
             )
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -122,13 +121,12 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
-            [self._binaries / program, *arguments],
+            _command(self._binaries / program, *arguments),
             cwd=self._directory,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            **_another_user(),
         )
         assert done.returncode == 0, done.stdout
 
@@ -199,12 +197,15 @@ def _reaches(path: Path) -> bool:
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
 
 
-def _another_user() -> dict[str, Any]:
-    """Arguments of a subprocess that runs the server."""
+def _command(program: Path, *arguments: str | Path) -> list[str | Path]:
+    """What runs a program of the server's as a user who is not root."""
     if os.geteuid() != 0:
-        return {}
+        return [program, *arguments]
+    # subprocess's own `user` forks, and gRPC's handlers of a fork may crash the child.
     nobody = pwd.getpwnam(NOBODY)
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    become = f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})"
+    code = f"import os, sys; {become}; os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-I", "-S", "-c", code, program, *arguments]
 
 
 def _children(pid: int) -> list[int]:

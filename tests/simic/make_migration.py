@@ -16,16 +16,16 @@ from alembic import command
 from alembic.script import Script
 from sqlalchemy import make_url
 
-from simic.database import migrating
+from simic.database import migrating, revision
 from simic.database.database import sqlite_url
 from simic.database.sqlite import Sqlite
 
-VERSIONS = migrating.MIGRATIONS / "versions"
+VERSIONS = revision.MIGRATIONS / "versions"
 
 
 def make(message: str) -> Path:
     """The file of a new migration; a database that has gone through all others is compared."""
-    name = f"{len(list(VERSIONS.glob('r*.py'))) + 1:04}"
+    name = f"{len(list(VERSIONS.glob('r*_*.py'))) + 1:04}"
     with tempfile.TemporaryDirectory() as directory:
         database = Sqlite(make_url(sqlite_url(Path(directory))))
         with database.migration() as connection:
@@ -51,7 +51,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.anew:
-        for old in VERSIONS.glob("r*.py"):
+        for old in VERSIONS.glob("r*_*.py"):
             old.unlink()
     print(make(arguments.message))
 

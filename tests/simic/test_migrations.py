@@ -14,7 +14,7 @@ from tests.simic.episodes import Script
 from tests.simic.running import SimicProcess
 
 from chassis.process import StartupError
-from simic.database import migrating, schema
+from simic.database import revision, schema
 from simic.database.database import Database, sqlite_url
 from simic.experience.store import ExperienceStore
 
@@ -24,7 +24,7 @@ NEWER = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "newer"
+revision = "9999"
 down_revision = "{newest}"
 
 
@@ -40,9 +40,9 @@ def upgrade() -> None:
 def next_release(tmp_path: Path) -> Path:
     """The migrations of a release to come, which makes a table anew that others refer to."""
     folder = tmp_path / "migrations"
-    shutil.copytree(migrating.MIGRATIONS, folder)
-    migration = NEWER.format(newest=migrating.newest())
-    (folder / "versions/newer.py").write_text(migration)
+    shutil.copytree(revision.MIGRATIONS, folder)
+    migration = NEWER.format(newest=revision.newest())
+    (folder / "versions/r9999_newer.py").write_text(migration)
     return folder
 
 
@@ -65,10 +65,10 @@ def test_a_database_of_an_older_release_keeps_its_rows(
     database_url: str, next_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = record(database_url)
-    monkeypatch.setattr(migrating, "MIGRATIONS", next_release)
+    monkeypatch.setattr(revision, "MIGRATIONS", next_release)
     database = Database(database_url)
     with database.read() as connection:
-        assert migrating.revision(connection) == "newer"
+        assert revision.found(connection) == "9999"
         query = "SELECT planned_steps, note, next_step FROM episodes"
         assert tuple(connection.execute(text(query)).one()) == (script.horizon, "", script.horizon)
         steps = connection.execute(text("SELECT count(*) FROM transitions")).scalar_one()
@@ -79,11 +79,11 @@ def test_a_database_of_an_older_release_keeps_its_rows(
 def test_a_database_of_a_newer_release_is_refused_with_what_to_do(
     database_url: str, next_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newest = migrating.newest()
+    newest = revision.newest()
     with monkeypatch.context() as later:
-        later.setattr(migrating, "MIGRATIONS", next_release)
+        later.setattr(revision, "MIGRATIONS", next_release)
         Database(database_url).close()
-    words = f"newer release .it has revision newer, this release knows {newest}.: use that release"
+    words = f"newer release .it has revision 9999, this release knows {newest}.: use that release"
     with pytest.raises(StartupError, match=words):
         Database(database_url)
 
@@ -92,10 +92,10 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(
     database_url: str, next_release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(database_url)
-    newer = next_release / "versions/newer.py"
+    newer = next_release / "versions/r9999_newer.py"
     newer.write_text(newer.read_text() + '    op.execute("DELETE FROM transitions")\n    1 / 0\n')
     with monkeypatch.context() as later:
-        later.setattr(migrating, "MIGRATIONS", next_release)
+        later.setattr(revision, "MIGRATIONS", next_release)
         with pytest.raises(ZeroDivisionError):
             Database(database_url)
     database = Database(database_url)
@@ -132,4 +132,4 @@ async def test_a_deployment_migrates_before_it_serves(tmp_path: Path) -> None:
     simic = SimicProcess(tmp_path)
     assert await simic.run("--migrate") == 0
     with Database(sqlite_url(tmp_path / "state")).read() as connection:
-        assert migrating.revision(connection) == migrating.newest()
+        assert revision.found(connection) == revision.newest()

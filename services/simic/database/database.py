@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from chassis.errors import LeylineError
 from chassis.logging import get_logger
 from chassis.process import StartupError
-from simic.database import migrating
+from simic.database import revision
 from simic.database.postgresql import PostgreSql
 from simic.database.sqlite import Sqlite
 
@@ -114,10 +114,13 @@ class Database:
 
     def _bring_up_to_date(self) -> None:
         with self.read() as connection:
-            found = migrating.revision(connection)
-        newest = migrating.newest()
+            found = revision.found(connection)
+        newest = revision.newest()
         if found == newest:
             return
+        # Here, because it takes a quarter of a second to import and is seldom needed.
+        from simic.database import migrating
+
         # Others may be opening it, too: whoever comes second finds nothing left to do.
         try:
             with self._faults(), self._backend.migration() as connection:

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
-MIGRATIONS = Path(__file__).with_name("migrations")
+from simic.database import revision
 
 
 class UnknownRevision(Exception):
     """The database has a revision that this release does not know: a newer one wrote it."""
-
-
-def revision(connection: Connection) -> str | None:
-    """The revision that the database has; None for an empty one."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def newest() -> str:
-    """The revision that this release wants."""
-    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    assert head is not None, "there is at least one migration"
-    return head
 
 
 def upgrade(connection: Connection) -> None:
@@ -45,6 +29,6 @@ def upgrade(connection: Connection) -> None:
 def config(connection: Connection) -> Config:
     """What Alembic's commands want to know."""
     settings = Config()
-    settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    settings.set_main_option("script_location", str(revision.MIGRATIONS).replace("%", "%%"))
     settings.attributes["connection"] = connection
     return settings
