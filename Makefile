@@ -121,6 +121,10 @@ soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs 
 determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (quarter of an hour)
 	LEYLINE_DETERMINISM=full $(BIN)/python -m pytest tests/integration/test_determinism.py --timeout 3600 -s $(ARGS)
 
+.PHONY: kill-simic
+kill-simic: $(READY) $(DESCRIPTORS) ## Kill Simic, and PostgreSQL under it, 200 times each; restart with a million rows (half an hour)
+	LEYLINE_KILLS=200 LEYLINE_ROWS=1000000 $(BIN)/python -m pytest tests/faults --timeout 7200 -s $(ARGS)
+
 .PHONY: fuzz-tamiyo
 fuzz-tamiyo: $(READY) $(DESCRIPTORS) ## Send Tamiyo 100,000 inputs that are mostly wrong (ten minutes)
 	LEYLINE_FUZZ_INPUTS=17000 $(BIN)/python -m pytest tests/tamiyo/test_fuzz.py --timeout 3600 -s $(ARGS)
@@ -128,6 +132,10 @@ fuzz-tamiyo: $(READY) $(DESCRIPTORS) ## Send Tamiyo 100,000 inputs that are most
 .PHONY: test-cuda
 test-cuda: $(READY) $(DESCRIPTORS) ## Run the tests of isolation, resumption and telemetry on a GPU
 	LEYLINE_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training tests/kasmina/data $(ARGS)
+
+.PHONY: migration
+migration: $(READY) $(DESCRIPTORS) ## Write the migration of Simic's database to what its schema says (ARGS="'what changes'")
+	$(BIN)/python -m tests.simic.make_migration $(ARGS)
 
 .PHONY: proto
 proto: $(DESCRIPTORS) ## Generate Python stubs and descriptors from the contract

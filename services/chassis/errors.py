@@ -171,6 +171,9 @@ class ErrorCode(Enum):
         "no room is left on the disk of {path}",
         retry_after_s=10.0,
     )
+    DATABASE_UNAVAILABLE = ErrorSpec(
+        StatusCode.UNAVAILABLE, "the database of this service cannot be reached", retry_after_s=1.0
+    )
     SHUTTING_DOWN = ErrorSpec(
         StatusCode.UNAVAILABLE, "the server is shutting down", retry_after_s=1.0
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from chassis import process, settings
+from chassis.errors import ErrorCode, LeylineError
 from chassis.logging import get_logger
+from chassis.process import StartupError
 from chassis.server import Server
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
@@ -47,11 +49,17 @@ examples:
   leyline serve simic
   leyline serve simic --train default
   leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
+  leyline serve simic --database-url postgresql://leyline:secret@db.example/leyline
+  leyline serve simic --migrate
   leyline serve simic --restore backup.sqlite3 --state-dir /var/lib/simic
   LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
 
-Every flag but --restore is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
+Every flag but --migrate and --restore is also a variable: --state-dir is LEYLINE_SIMIC_STATE_DIR.
 """
+
+RETRY_S = 1.0
+
+_log = get_logger(__name__)
 
 
 async def serve(settings: SimicSettings) -> None:
@@ -61,7 +69,7 @@ async def serve(settings: SimicSettings) -> None:
         StartupError: the state directory or the database cannot be used, or the address is taken.
     """
     with StateDirectory(settings.state_dir):
-        database = await asyncio.to_thread(Database, settings.url)
+        database = await _open(settings)
         integrity = Integrity(database)
         try:
             await asyncio.to_thread(integrity.open)
@@ -82,7 +90,7 @@ async def restore(file: Path, settings: SimicSettings) -> None:
     """
     backup = BackupFile(file)
     with StateDirectory(settings.state_dir):
-        database = await asyncio.to_thread(Database, settings.url)
+        database = await _open(settings)
         try:
             await asyncio.to_thread(backup.restore, database)
         except asyncio.CancelledError:
@@ -91,6 +99,34 @@ async def restore(file: Path, settings: SimicSettings) -> None:
         finally:
             database.close()
     _log.info("restored", file=str(file), database=database.place)
+
+
+async def migrate(settings: SimicSettings) -> None:
+    """Bring the database to the schema of this release, and end.
+
+    Raises:
+        StartupError: the database cannot be used, or a newer release wrote it.
+    """
+    # A database elsewhere may be brought to it while the service before still runs.
+    with nullcontext() if settings.database_url else StateDirectory(settings.state_dir):
+        database = await _open(settings)
+        _log.info("database is up to date", database=database.place)
+        database.close()
+
+
+async def _open(settings: SimicSettings) -> Database:
+    """Open the database; one that is away may come back within the time of the settings."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + settings.database_wait_s
+    while True:
+        try:
+            return await asyncio.to_thread(Database, settings.url)
+        except LeylineError as error:
+            reason = f"{error}: {error.__cause__}".partition("\n")[0]
+            if error.code is not ErrorCode.DATABASE_UNAVAILABLE or loop.time() > deadline:
+                raise StartupError(reason) from error
+        _log.warning("waiting for the database", reason=reason)
+        await asyncio.sleep(RETRY_S)
 
 
 async def _serve(settings: SimicSettings, database: Database, integrity: Integrity) -> None:
@@ -158,7 +194,9 @@ def main(argv: Sequence[str]) -> int:
         "--state-dir", type=Path, metavar="DIRECTORY", help="default .leyline/simic"
     )
     parser.add_argument(
-        "--database-url", metavar="URL", help="default: a SQLite file in the state directory"
+        "--database-url",
+        metavar="URL",
+        help="postgresql://... or sqlite:///...; default: a SQLite file in the state directory",
     )
     parser.add_argument(
         "--keep-days",
@@ -188,12 +226,17 @@ def main(argv: Sequence[str]) -> int:
         "--port-file", type=Path, metavar="FILE", help="write the bound address here"
     )
     parser.add_argument(
+        "--migrate",
+        action="store_true",
+        help="bring the database to the schema of this release, and end; serving does so, too",
+    )
+    parser.add_argument(
         "--restore",
         type=Path,
         metavar="FILE",
         help="put what `leyline experience backup` wrote into an empty database, and end",
     )
     flags = vars(parser.parse_args(argv))
-    backup = flags.pop("restore")
-    run = serve if backup is None else partial(restore, backup)
+    migrates, backup = flags.pop("migrate"), flags.pop("restore")
+    run = migrate if migrates else serve if backup is None else partial(restore, backup)
     return process.main("simic", lambda: settings.load(SimicSettings, **flags), run)

@@ -33,6 +33,7 @@ class SimicSettings(ServerSettings):
             the state directory.
         curves_dir: where each training's curves are written for TensorBoard; unset: ``curves`` in
             the state directory.
+        database_wait_s: seconds that a database which is away at the start has to come back.
         train: preset of a training to start with the service, where none is running; "none" or
             unset: trainings are started by StartTraining alone.
         abandon_after_s: seconds after which an episode of which nothing was heard counts as
@@ -52,6 +53,7 @@ class SimicSettings(ServerSettings):
     state_dir: Path = Path(".leyline/simic")
     database_url: str | None = None
     curves_dir: Path | None = None
+    database_wait_s: float = Field(default=30.0, ge=0, le=3600)
     train: Preset = None
     abandon_after_s: float = Field(default=86_400.0, ge=0, le=10 * 365 * 86_400)
     keep_days: float = Field(default=0.0, ge=0, le=100_000)

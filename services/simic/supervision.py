@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 from chassis.errors import LeylineError
 from chassis.logging import get_logger
@@ -19,6 +20,8 @@ from simic.settings import SimicSettings
 IDLE_POLL_S = 5.0
 TERMINATION_S = 5.0
 LONGEST_PAUSE_S = 60.0
+
+Result = TypeVar("Result")
 
 _log = get_logger(__name__)
 
@@ -34,11 +37,10 @@ class LearnerSupervisor:
 
     async def run(self) -> None:
         """Serve one training after the other, until cancelled; then the learner ends too."""
-        while not await self._write(self._start_training):  # noqa: ASYNC110 - disks ring no bell
-            await asyncio.sleep(IDLE_POLL_S)
+        await self._insist(self._start_training)
         while True:
             ring = self._bell.listen()
-            training_id = await asyncio.to_thread(self._store.unfinished)
+            training_id = await self._insist(self._store.unfinished)
             if training_id is None:
                 await heard(ring, IDLE_POLL_S)
             else:
@@ -55,7 +57,7 @@ class LearnerSupervisor:
         crashes, updates = 0, -1
         while True:
             code = await self._learn(training_id)
-            training = await asyncio.to_thread(self._store.get, training_id)
+            training = await self._insist(partial(self._store.get, training_id))
             if training.state != TrainingState.TRAINING_STATE_RUNNING:
                 _log.info("training ended", training_id=training_id, updates=training.updates)
                 return
@@ -64,23 +66,25 @@ class LearnerSupervisor:
             _log.error("learner crashed", training_id=training_id, exit_code=code, crashes=crashes)
             message = f"the learner ended with exit code {code} {crashes} times in a row"
             failed = TrainingState.TRAINING_STATE_FAILED
-            if crashes <= self._settings.learner_restarts:
-                await self._write(partial(self._store.note, training_id, message))
-            elif await self._write(partial(self._store.end, training_id, failed, message)):
+            if crashes > self._settings.learner_restarts:
+                await self._insist(partial(self._store.end, training_id, failed, message))
                 return
+            await self._insist(partial(self._store.note, training_id, message))
             await asyncio.sleep(self._pause_s(crashes))
 
     def _pause_s(self, crashes: int) -> float:
         return min(self._settings.learner_restart_s * 2.0 ** (crashes - 1), LONGEST_PAUSE_S)
 
-    async def _write(self, write: Callable[[], None]) -> bool:
-        """Write about a training; False where the disk is full, which must not end the service."""
-        try:
-            await asyncio.to_thread(write)
-        except LeylineError as error:
-            _log.warning("not recorded", reason=str(error))
-            return False
-        return True
+    async def _insist(self, call: Callable[[], Result]) -> Result:
+        """Ask the store, or tell it, until it has answered: neither a full disk nor a database that
+        is away must end the service.
+        """
+        while True:
+            try:
+                return await asyncio.to_thread(call)
+            except LeylineError as error:
+                _log.warning("waiting", reason=str(error))
+                await asyncio.sleep(error.retry_after_s or IDLE_POLL_S)
 
     async def _learn(self, training_id: str) -> int:
         """Run one learner process to its end; its exit code, negative for a signal."""

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tests.benchmarks.decisions import deciding, idle
+from tests.benchmarks.ingest import ingesting
 from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.other_servers import beside_others, check_environments
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
@@ -21,6 +22,8 @@ Measurements = dict[str, Measurement]
 
 ATTACHED_PAIRS = 20
 """The cost of being attached is a few hundredths: it takes more pairs than others to see them."""
+INGEST_TURNS = 40
+"""A turn takes a tenth of a second, and a disk has better and worse ones."""
 ROUNDS = 10
 """What uses all cores cannot take turns within an interval: it takes more rounds."""
 
@@ -28,11 +31,13 @@ ROUNDS = 10
 def groups(repetitions: int) -> dict[str, tuple[str, Callable[[], Awaitable[Measurements]]]]:
     """What can be measured, by name: what is said of it before, and how."""
     pairs, rounds = max(repetitions, ATTACHED_PAIRS), max(repetitions, ROUNDS)
+    turns = max(repetitions, INGEST_TURNS)
     return {
         "attached": (f"{pairs} pairs of intervals, 8 minutes", lambda: attaching(pairs)),
         "images": (f"{rounds} rounds, 4 minutes", lambda: throughput(rounds)),
         "decisions": (f"{repetitions} rounds, 3 minutes", lambda: deciding(repetitions)),
         "streams": (f"{repetitions} rounds, a minute", lambda: idle(repetitions)),
+        "ingest": (f"{turns} turns, half a minute", lambda: ingesting(turns)),
         "servers": (f"{repetitions} rounds, 4 minutes", lambda: beside_others(repetitions)),
     }
 

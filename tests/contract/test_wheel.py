@@ -76,6 +76,11 @@ def test_a_wheel_holds_typed_stubs_of_every_proto_and_only_our_packages(wheel: P
     ours = {"chassis", "kasmina", "leyline", "simic", "tamiyo"}
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == ours
     assert {f"{package}/py.typed" for package in ours} <= names
+    migrations = Path("simic/database/migrations")
+    scripts = (ROOT / "services" / migrations / "versions").glob("*.py")
+    versions = {str(migrations / "versions" / script.name) for script in scripts}
+    assert {str(migrations / "env.py"), *versions} <= names
+    assert len(versions) > 1
 
 
 def test_an_empty_environment_can_use_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:

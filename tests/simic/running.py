@@ -66,7 +66,8 @@ class SimicProcess:
         """Start it, and wait until it serves; its address."""
         port_file = self.directory / "address"
         port_file.unlink(missing_ok=True)
-        self._process = await self._run("--listen", "127.0.0.1:0", "--port-file", str(port_file))
+        await self._execute("--listen", "127.0.0.1:0", "--port-file", str(port_file))
+        assert self._process is not None
         ended = asyncio.create_task(self._process.wait())
         address = await _address(port_file, ended)
         ended.cancel()
@@ -75,16 +76,27 @@ class SimicProcess:
 
     async def restore(self, backup: Path) -> int:
         """Put a backup into its database; the exit code."""
-        return await (await self._run("--restore", str(backup))).wait()
+        return await self.run("--restore", str(backup))
 
-    async def _run(self, *arguments: str) -> asyncio.subprocess.Process:
+    async def run(self, *arguments: str) -> int:
+        """Let it do what ends by itself; its exit code."""
+        await self._execute(*arguments)
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def _execute(self, *arguments: str) -> None:
         code = "import sys; from simic.service import main; sys.exit(main(sys.argv[1:]))"
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", code, *arguments),
-            *("--state-dir", str(self.directory / "state")),
-            stderr=(self.directory / "log").open("ab"),
-            env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
-        )
+        state = ("--state-dir", str(self.directory / "state"))
+        with (self.directory / "log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", code, *state, *arguments),
+                stderr=log,
+                env=os.environ | {"LEYLINE_SIMIC_LEARNER_RESTART_S": "0.1"},
+            )
+
+    def log(self) -> str:
+        """What it has written in all its lives."""
+        return _content(self.directory / "log")
 
     @property
     def pid(self) -> int:

@@ -12,5 +12,4 @@ def empty(database: Database) -> None:
     """Take everything out, as if nothing had ever been stored."""
     with database.write() as connection:
         for table in reversed(schema.metadata.sorted_tables):
-            if table is not schema.schema_version:
-                connection.execute(delete(table))
+            connection.execute(delete(table))

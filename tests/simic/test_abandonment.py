@@ -235,6 +235,8 @@ def test_an_episode_that_is_whole_again_comes_behind_those_that_became_so_meanwh
 
 
 def test_the_look_reads_no_episode_that_is_whole(database: Database) -> None:
+    if not database.url.startswith("sqlite"):
+        pytest.skip("the words for a plan are SQLite's; the index is the same")
     with database.read() as connection:
         plan = connection.exec_driver_sql(
             "EXPLAIN QUERY PLAN SELECT * FROM episodes WHERE whole_sequence IS NULL "

@@ -41,12 +41,11 @@ from leyline.v1.experience_pb2 import (
 )
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import PolicyReport
-from simic.database import backup, copying
+from simic.database import backup, copying, revision
 from simic.database.backup import DIRECTORY, Backups
 from simic.database.copying import Stopped, kept_tables
 from simic.database.database import Database, sqlite_url
 from simic.database.restore import BackupFile
-from simic.database.schema import VERSION
 from simic.experience.integrity import CHECKING, SOUND, Integrity
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore
@@ -214,7 +213,7 @@ def other_tables(file: Path) -> None:
 
 
 def another_version(file: Path) -> None:
-    change(file, "UPDATE schema_version SET version = 1000")
+    change(file, "UPDATE alembic_version SET version_num = '1000'")
 
 
 def a_table_less(file: Path) -> None:
@@ -245,7 +244,10 @@ def in_use(file: Path) -> None:
         (lambda file: file.write_bytes(b""), "it has other tables"),
         (lambda file: file.write_bytes(b"a letter to my aunt" * 99), "no backup of Simic's: file"),
         (other_tables, "it has other tables"),
-        (another_version, f"schema version 1000, and this release knows {VERSION}: restore it wi"),
+        (
+            another_version,
+            f"revision 1000, and this release knows {revision.newest()}: restore it",
+        ),
         (a_table_less, "is damaged: it has no table 'run_actions'"),
         (cut_short, "(no backup of Simic's|is damaged): .*malformed"),
         (in_use, "a database that is in use"),

@@ -1,50 +1,77 @@
 from __future__ import annotations
 
-import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
-from tests.simic.disk import FullDisk
+from sqlalchemy import func, insert, make_url, select
+from tests.postgres import Cluster, connect
+from tests.simic.disk import FullDisk, FullServer
 from tests.simic.episodes import Script
 
 from chassis.errors import ErrorCode, LeylineError
 from chassis.process import StartupError
+from leyline.v1.experience_pb2 import ReadEpisodesRequest
 from simic.database.database import Database, StateDirectory, sqlite_url
-from simic.database.schema import VERSION, schema_version
+from simic.database.schema import artifacts
+from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore
 
 
-def test_commits_wait_for_the_disk(database: Database) -> None:
+def test_commits_wait_for_the_disk(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
     with database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    database.close()
+
+
+def test_commits_wait_for_the_disk_of_a_server_whose_do_not(cluster: Cluster) -> None:
+    url = cluster.create()
+    with connect(url) as connection:
+        connection.execute(f"ALTER DATABASE {make_url(url).database} SET synchronous_commit = off")
+    database = Database(url)
+    with database.write() as writing:
+        assert writing.exec_driver_sql("SHOW synchronous_commit").scalar() == "on"
+    database.close()
+    cluster.drop(url)
 
 
 def test_a_write_that_fails_leaves_nothing(database: Database) -> None:
     def fail() -> None:
         with database.write() as connection:
-            connection.execute(insert(schema_version).values(version=99))
+            connection.execute(insert(artifacts).values(sha256="0", size=1, data=b"x"))
             raise LookupError
 
     with pytest.raises(LookupError):
         fail()
     with database.read() as connection:
-        assert connection.execute(select(schema_version.c.version)).scalars().all() == [VERSION]
+        assert connection.execute(select(artifacts)).all() == []
 
 
-@pytest.mark.parametrize("version", [1, 1000])
-def test_a_database_of_another_release_is_refused_with_what_to_do(
-    tmp_path: Path, version: int
-) -> None:
-    Database(sqlite_url(tmp_path)).close()
-    with sqlite3.connect(tmp_path / "simic.sqlite3") as connection:
-        connection.execute("UPDATE schema_version SET version = ?", (version,))
-    connection.close()
-    words = f"version {version}, and this release knows {VERSION}: use the release .* another state"
-    with pytest.raises(StartupError, match=words):
-        Database(sqlite_url(tmp_path))
+def test_writers_wait_for_each_other(database: Database) -> None:
+    def add_one(_: int) -> None:
+        with database.write() as connection:
+            newest = connection.execute(select(func.max(artifacts.c.size))).scalar() or 0
+            values = {"sha256": str(newest + 1), "size": newest + 1, "data": b""}
+            connection.execute(insert(artifacts).values(values))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add_one, range(40)))
+    with database.read() as connection:
+        assert connection.execute(select(func.max(artifacts.c.size))).scalar() == 40
+
+
+def test_a_reader_sees_one_state_and_changes_nothing(database: Database) -> None:
+    row = {"sha256": "0", "size": 1, "data": b""}
+    with database.read() as reading:
+        assert reading.execute(select(artifacts)).all() == []
+        with database.write() as writing:
+            writing.execute(insert(artifacts).values(row))
+        assert reading.execute(select(artifacts)).all() == []
+    with database.read() as reading:
+        assert len(reading.execute(select(artifacts)).all()) == 1
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -55,7 +82,9 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     assert file.read_bytes() == b"a letter to my aunt" * 100
 
 
-@pytest.mark.parametrize("url", ["nonsense", "martian://host/db", "postgresql+martian://host/db"])
+@pytest.mark.parametrize(
+    "url", ["nonsense", "mysql://host/db", "postgresql+martian://host/db", "sqlite+martian:///db"]
+)
 def test_a_url_that_names_no_database_is_refused(url: str) -> None:
     with pytest.raises(StartupError, match="database URL cannot be used"):
         Database(url)
@@ -70,11 +99,13 @@ def test_a_state_directory_belongs_to_one_service_at_a_time(tmp_path: Path) -> N
     StateDirectory(tmp_path).release()
 
 
-def test_a_full_disk_stores_nothing_and_passes(experience: ExperienceStore) -> None:
+def test_a_full_disk_stores_nothing_and_passes(
+    experience: ExperienceStore, full_disk: FullDisk | FullServer
+) -> None:
     script = Script(accuracies=[0.01 * step for step in range(60)])
     fence = experience.begin(script.begin()).fence
     items = script.items(fence)
-    with FullDisk() as disk:
+    with full_disk as disk:
         with pytest.raises(LeylineError) as caught:
             experience.record(items)
         assert caught.value.code is ErrorCode.DISK_FULL
@@ -83,3 +114,19 @@ def test_a_full_disk_stores_nothing_and_passes(experience: ExperienceStore) -> N
         disk.make_room()
         assert experience.record(items) == [None] * len(items)
     assert experience.cursor("run", 0).next_step == 59
+
+
+def test_text_with_a_character_that_postgresql_does_not_take_holds_nobody_up(
+    experience: ExperienceStore, reader: ExperienceReader
+) -> None:
+    script, other = Script(version="a\0b"), Script(index=1)
+    for each in (script, other):
+        begin = each.begin()
+        begin.policy = "nul\0"
+        experience.begin(begin)
+    *steps, end = script.items()
+    end.episode_end.message = "\0 \N{SNOWMAN}"
+    assert set(experience.record([*steps, end, *other.items()])) == {None}
+    pages = list(reader.read(ReadEpisodesRequest(policy_version="a\0b")))
+    assert [len(page) for page in pages] == [1, 3, 1]
+    assert pages[-1][0].end.message == "\N{REPLACEMENT CHARACTER} \N{SNOWMAN}"

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-from tests.simic.disk import FullDisk
+from tests.simic.disk import FullDisk, FullServer
 from tests.simic.episodes import Script, in_messages
 from tests.simic.running import Client, SimicProcess, running
 
@@ -26,6 +26,8 @@ from leyline.v1.experience_pb2 import (
     StreamTransitionsResponse,
 )
 from leyline.v1.transition_pb2 import Transition
+
+pytestmark = pytest.mark.usefixtures("served")
 
 
 async def send(client: Client, items: Sequence[ExperienceItem], size: int) -> list[RejectedItem]:
@@ -53,9 +55,9 @@ async def stored(client: Client) -> list[Transition]:
     ]
 
 
-async def failure(call: grpc.aio.Call) -> grpc.aio.AioRpcError:
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
+        await call
     return caught.value
 
 
@@ -112,13 +114,13 @@ async def test_a_request_without_its_fields_names_them(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_loses_nothing_and_the_sender_goes_on_when_there_is_room(
-    tmp_path: Path,
+    tmp_path: Path, full_disk: FullDisk | FullServer
 ) -> None:
     script = Script(accuracies=[0.1] * 61)
     async with running(tmp_path) as client:
         await client.experience.BeginEpisode(script.begin())
         request = RecordTransitionsRequest(items=script.items())
-        with FullDisk() as disk:
+        with full_disk as disk:
             error = from_rpc_error(await failure(client.experience.RecordTransitions(request)))
             assert error.error_code is ErrorCode.DISK_FULL
             assert error.is_retryable

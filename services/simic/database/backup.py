@@ -15,9 +15,9 @@ from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
 from chassis.errors import ErrorCode, LeylineError
-from simic.database import copying, space
+from simic.database import copying, migrating, space
 from simic.database.copying import Stopped
-from simic.database.database import Database, create_tables
+from simic.database.database import Database
 
 DIRECTORY = "backups"
 RESERVE_BYTES = 64 * 1024 * 1024
@@ -113,7 +113,7 @@ class Backup:
                 engine.connect() as target,
                 target.begin(),
             ):
-                create_tables(target)
+                migrating.upgrade(target)
                 copying.copy(source, target, lambda _table, _rows: self._go_on())
         finally:
             engine.dispose()

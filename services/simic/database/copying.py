@@ -22,8 +22,7 @@ class Stopped(Exception):
 
 def kept_tables() -> list[Table]:
     """The tables with what is kept, each behind those that it refers to."""
-    others = (schema.schema_version, schema.openings)
-    return [table for table in schema.metadata.sorted_tables if table not in others]
+    return [table for table in schema.metadata.sorted_tables if table is not schema.openings]
 
 
 def copy(source: Connection, target: Connection, on_rows: OnRows) -> None:

@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 
-from chassis.errors import ErrorCode, LeylineError
+from chassis.errors import LeylineError
+from chassis.logging import get_logger
 from chassis.process import StartupError
-from simic.database import schema
+from simic.database import revision
+from simic.database.postgresql import PostgreSql
+from simic.database.sqlite import Sqlite
 
-BUSY_TIMEOUT_S = 30
-"""How long a writer waits for the other one: the server and its learner share the file."""
-
-# What SQLite says when a write finds no room: in the file itself, or in the shared index beside it.
-_DISK_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
+_log = get_logger(__name__)
 
 
 def sqlite_url(directory: Path) -> str:
     """The URL of the database that a state directory holds by default."""
     return f"sqlite:///{(directory / 'simic.sqlite3').absolute()}"
+
+
+class Backend(Protocol):
+    """A kind of database: what the two that there are do each in its own way.
+
+    Attributes:
+        place: where the database is, for people: without names and passwords.
+        engine: all connections.
+        reader: the same, whose transactions see one state and change nothing.
+        writer: the same, whose transactions exclude every other writer and wait for the disk.
+    """
+
+    place: str
+    engine: Engine
+    reader: Engine
+    writer: Engine
+
+    def migration(self) -> AbstractContextManager[Connection]:
+        """A writing transaction that may make tables anew."""
+
+    def fault(self, error: DBAPIError) -> LeylineError | None:
+        """What an error means to whoever asked, where it is not a mistake of ours."""
 
 
 class Database:
@@ -36,18 +56,17 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        """Connect to ``url`` and create the tables where there are none.
+        """Connect to ``url``, and bring the database to the schema of this release.
 
         Raises:
-            StartupError: the URL is not one, the file is no database, or another release wrote it.
+            StartupError: the URL is not one, what is there is no database of ours, or a newer
+                release wrote it.
+            LeylineError: DATABASE_UNAVAILABLE or DISK_FULL; it may be tried again.
         """
         self.url = url
+        self._backend = _backend(url)
         try:
-            self._engine = _connect(url)
-            with self.write() as connection:
-                create_tables(connection)
-        except (ArgumentError, NoSuchModuleError, ImportError) as error:
-            raise StartupError(f"the database URL cannot be used: {error}") from error
+            self._bring_up_to_date()
         except DatabaseError as error:
             raise StartupError(
                 f"the database {self.place} cannot be opened: {error.orig}"
@@ -55,14 +74,17 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Where it is, for people: without a password."""
-        url = make_url(self.url)
-        return url.database or url.render_as_string(hide_password=True)
+        """Where it is, for people: without names and passwords."""
+        return self._backend.place
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and changes nothing."""
-        with self._engine.connect() as connection:
+        """A transaction that sees one state of the database and changes nothing.
+
+        Raises:
+            LeylineError: DATABASE_UNAVAILABLE.
+        """
+        with self._faults(), self._backend.reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -70,69 +92,59 @@ class Database:
         """A transaction that excludes every other writer and is on disk when the block is left.
 
         Raises:
-            LeylineError: DISK_FULL. Nothing was stored, and the same can be tried again.
+            LeylineError: DISK_FULL: nothing was stored. DATABASE_UNAVAILABLE: nothing was stored,
+                or all of it, where the connection broke during the commit.
         """
-        try:
-            with (
-                self._engine.connect().execution_options(simic_writes=True) as connection,
-                connection.begin(),
-            ):
-                yield connection
-        except OperationalError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) in _DISK_FULL:
-                raise LeylineError(ErrorCode.DISK_FULL, path=self.place) from error
-            raise
+        with self._faults(), self._backend.writer.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        self._engine.dispose()
+        self._backend.engine.dispose()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            fault = self._backend.fault(error)
+            if fault is None:
+                raise
+            raise fault from error
+
+    def _bring_up_to_date(self) -> None:
+        with self.read() as connection:
+            found = revision.found(connection)
+        newest = revision.newest()
+        if found == newest:
+            return
+        # Here, because it takes a quarter of a second to import and is seldom needed.
+        from simic.database import migrating
+
+        # Others may be opening it, too: whoever comes second finds nothing left to do.
+        try:
+            with self._faults(), self._backend.migration() as connection:
+                migrating.upgrade(connection)
+        except migrating.UnknownRevision as error:
+            raise StartupError(
+                f"the database {self.place} was written by a newer release (it has revision "
+                f"{found}, this release knows {newest}): use that release, or another database"
+            ) from error
+        _log.info("database migrated", database=self.place, found=found or "empty", now=newest)
 
 
-def _connect(url: str) -> Engine:
-    engine = create_engine(url)
-    if engine.dialect.name == "sqlite":
-        # The driver would begin transactions by itself, late and shared: we begin them.
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None
-    for pragma in (
-        f"busy_timeout = {BUSY_TIMEOUT_S * 1000}",
-        # Of a file that is made now, and before anything stands in it.
-        "auto_vacuum = INCREMENTAL",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes later may find that somebody wrote in between, and
-    # no waiting helps it then. Writers therefore take the lock at once.
-    writes = connection.get_execution_options().get("simic_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def create_tables(connection: Connection) -> None:
-    """Make the tables where there are none.
-
-    Raises:
-        StartupError: another release made them.
-    """
-    if not inspect(connection).has_table(schema.schema_version.name):
-        schema.metadata.create_all(connection)
-        connection.execute(insert(schema.schema_version).values(version=schema.VERSION))
-        return
-    found = connection.execute(select(schema.schema_version.c.version)).scalar_one()
-    if found != schema.VERSION:
-        raise StartupError(
-            f"the database has schema version {found}, and this release knows {schema.VERSION}: "
-            "use the release that wrote it, or another state directory"
-        )
+def _backend(address: str) -> Backend:
+    try:
+        url = make_url(address)
+        if url.drivername in ("sqlite", "sqlite+pysqlite"):
+            return Sqlite(url)
+        if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+            return PostgreSql(url)
+    except (ArgumentError, ImportError) as error:
+        raise StartupError(f"the database URL cannot be used: {error}") from error
+    raise StartupError(
+        f"the database URL cannot be used: {url.drivername!r} is neither sqlite nor postgresql"
+    )
 
 
 class StateDirectory:

@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from chassis.logging import get_logger
 from chassis.process import StartupError
-from simic.database import copying, moment, schema
+from simic.database import copying, moment, revision, schema
 from simic.database.copying import Stopped, kept_tables
 from simic.database.database import Database
 
@@ -87,13 +87,13 @@ class BackupFile:
 
     def _refuse_what_is_no_backup(self, connection: Connection) -> None:
         there = set(inspect(connection).get_table_names())
-        if schema.schema_version.name not in there:
+        found = revision.found(connection)
+        if found is None:
             raise StartupError(f"{self.path} is no backup of Simic's: it has other tables")
-        found = connection.execute(select(schema.schema_version.c.version)).scalar_one_or_none()
-        if found != schema.VERSION:
+        if found != revision.newest():
             raise StartupError(
-                f"{self.path} is a backup with schema version {found}, and this release knows "
-                f"{schema.VERSION}: restore it with the release that wrote it"
+                f"{self.path} is a backup with revision {found}, and this release knows "
+                f"{revision.newest()}: restore it with the release that wrote it"
             )
         missing = [table.name for table in kept_tables() if table.name not in there]
         if missing:

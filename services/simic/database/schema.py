@@ -1,4 +1,8 @@
-"""The tables. Moments are microseconds since 1970; messages are stored as serialized protobuf."""
+"""The tables. Moments are microseconds since 1970; messages are stored as serialized protobuf.
+
+What this module says and what the migrations make of an empty database is the same, and a test
+holds it: after a change here, `make migration`.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +18,48 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
-    String,
     Table,
-    Text,
     UniqueConstraint,
     text,
 )
 
-VERSION = 3
-"""Raised by one with each change to a table."""
+from simic.database.text import PlainText
 
-metadata = MetaData()
+# Every constraint has a name, by which a later migration can change it.
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    }
+)
 
 # SQLite gives out row numbers only for a column that is spelled INTEGER.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
-
-schema_version = Table(
-    "schema_version",
-    metadata,
-    Column("version", Integer, primary_key=True),
-)
 
 episodes = Table(
     "episodes",
     metadata,
     Column("id", RowNumber, primary_key=True),
-    Column("run_id", String(63), nullable=False),
+    Column("run_id", PlainText(63), nullable=False),
     Column("episode_index", BigInteger, nullable=False),
     Column("fence", BigInteger, nullable=False),
-    Column("policy", String(128), nullable=False),
+    Column("policy", PlainText(128), nullable=False),
     Column("follows_registry", Boolean, nullable=False),
     # The version that BeginEpisode pinned, and the one that took the first decision of a policy.
-    Column("policy_version", String(128)),
-    Column("decided_by", String(128)),
+    Column("policy_version", PlainText(128)),
+    Column("decided_by", PlainText(128)),
     Column("mode", Integer, nullable=False),
     Column("horizon", BigInteger, nullable=False),
     Column("slots", Integer, nullable=False),
-    Column("spec_fingerprint", String(64), nullable=False),
+    Column("spec_fingerprint", PlainText(64), nullable=False),
     # The pair of an evaluation that it is played for: no learner may learn from it. Unset: of none.
     Column("evaluation_pair", BigInteger),
     # EpisodeOrigin; unset where the trainer did not say. Held out: no learner may learn from it.
     Column("origin", LargeBinary),
     Column("held_out", Boolean, nullable=False),
     # Its twin, which only waits, where the origin names one.
-    Column("twin_run_id", String(63)),
+    Column("twin_run_id", PlainText(63)),
     Column("twin_episode_index", BigInteger),
     Column("began_at", BigInteger, nullable=False),
     # When it last began, or something of it was last stored, by this machine's clock.
@@ -70,7 +72,7 @@ episodes = Table(
     Column("termination", Integer, nullable=False),
     Column("ended_at", BigInteger),
     Column("steps", BigInteger),
-    Column("end_message", Text),
+    Column("end_message", PlainText()),
     # Whether Simic concluded that end from silence: the trainer's next word takes it back.
     Column("provisional", Boolean, nullable=False),
     # When its transitions were deleted, because others need the room: that end is Simic's, too.
@@ -82,13 +84,6 @@ episodes = Table(
     Column("whole_sequence", BigInteger, unique=True),
     UniqueConstraint("run_id", "episode_index"),
 )
-_of_evaluations = episodes.c.evaluation_pair.is_not(None)
-Index(
-    "episodes_of_evaluations",
-    episodes.c.policy_version,
-    sqlite_where=_of_evaluations,
-    postgresql_where=_of_evaluations,
-)
 
 
 def _index(name: str, condition: str, *columns: Column[Any]) -> None:
@@ -96,6 +91,7 @@ def _index(name: str, condition: str, *columns: Column[Any]) -> None:
     Index(name, *columns, sqlite_where=text(condition), postgresql_where=text(condition))
 
 
+_index("episodes_of_evaluations", "evaluation_pair IS NOT NULL", episodes.c.policy_version)
 _index("episodes_unsettled", "whole_sequence IS NULL", *episodes.c["whole_sequence", "heard_at"])
 _index("episodes_stored", "stored > 0", episodes.c.heard_at)
 _index(
@@ -110,10 +106,10 @@ transitions = Table(
     Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
     Column("step", BigInteger, primary_key=True),
     Column("action_type", Integer, nullable=False),
-    Column("slot_id", String(63)),
+    Column("slot_id", PlainText(63)),
     Column("no_op_reason", Integer, nullable=False),
     Column("decider", Integer, nullable=False),
-    Column("policy_version", String(128)),
+    Column("policy_version", PlainText(128)),
     # SHA-256 of the payload, so that the same transition is known again without reading it.
     Column("digest", LargeBinary(32), nullable=False),
     Column("payload", LargeBinary, nullable=False),
@@ -133,7 +129,7 @@ episode_versions = Table(
     metadata,
     # Steps of an episode that a version decided; at least one.
     Column("episode_id", ForeignKey(episodes.c.id), primary_key=True),
-    Column("policy_version", String(128), primary_key=True),
+    Column("policy_version", PlainText(128), primary_key=True),
     Column("steps", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -142,10 +138,10 @@ run_actions = Table(
     "run_actions",
     metadata,
     # Steps of a run with one decision; the slot's name is empty where it named none.
-    Column("run_id", String(63), primary_key=True),
+    Column("run_id", PlainText(63), primary_key=True),
     Column("decider", Integer, primary_key=True, autoincrement=False),
     Column("action_type", Integer, primary_key=True, autoincrement=False),
-    Column("slot_id", String(63), primary_key=True),
+    Column("slot_id", PlainText(63), primary_key=True),
     Column("steps", BigInteger, nullable=False),
     Column("no_ops", BigInteger, nullable=False),
     sqlite_with_rowid=False,
@@ -154,7 +150,7 @@ run_actions = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("sha256", String(64), primary_key=True),
+    Column("sha256", PlainText(64), primary_key=True),
     Column("size", BigInteger, nullable=False),
     Column("data", LargeBinary, nullable=False),
 )
@@ -163,13 +159,14 @@ policies = Table(
     "policies",
     metadata,
     Column("ordinal", RowNumber, primary_key=True),
-    Column("policy_version", String(128), nullable=False, unique=True),
+    Column("policy_version", PlainText(128), nullable=False, unique=True),
     # The artifact may have been deleted as garbage; the version stays.
-    Column("artifact_sha256", String(64), nullable=False, index=True),
+    Column("artifact_sha256", PlainText(64), nullable=False),
     # What it decides for. Slots unset: any number.
     Column("slots", Integer),
-    Column("spec_fingerprint", String(64), nullable=False),
+    Column("spec_fingerprint", PlainText(64), nullable=False),
     Column("manifest", LargeBinary, nullable=False),
+    Index("policies_by_artifact", "artifact_sha256"),
 )
 
 policy_events = Table(
@@ -177,7 +174,7 @@ policy_events = Table(
     metadata,
     Column("sequence", RowNumber, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("kind", String(16), nullable=False),
+    Column("kind", PlainText(16), nullable=False),
     Column("policy_version", ForeignKey(policies.c.policy_version), nullable=False),
     # Of an activation: whether it no longer stands, see simic.policies.activation.
     Column("rolled_back", Boolean, nullable=False),
@@ -191,21 +188,21 @@ trainings = Table(
     "trainings",
     metadata,
     Column("id", RowNumber, primary_key=True),
-    Column("training_id", String(63), nullable=False, unique=True),
+    Column("training_id", PlainText(63), nullable=False, unique=True),
     Column("plan", LargeBinary, nullable=False),
     # What the plan says of whose episodes are learned from, and in what order.
     Column("deterministic", Boolean, nullable=False),
-    Column("run_id", String(63), nullable=False),
+    Column("run_id", PlainText(63), nullable=False),
     Column("episodes_per_update", BigInteger, nullable=False),
     Column("lag", BigInteger, nullable=False),
     Column("state", Integer, nullable=False),
-    Column("status_message", Text, nullable=False),
+    Column("status_message", PlainText(), nullable=False),
     Column("stop_requested", Boolean, nullable=False),
     Column("updates", BigInteger, nullable=False),
     Column("episodes", BigInteger, nullable=False),
     Column("transitions", BigInteger, nullable=False),
     # The version to go on from, then the newest that it made. Unset until the learner has begun.
-    Column("policy_version", String(128)),
+    Column("policy_version", PlainText(128)),
     # Weights and optimiser moments after the last update, as safetensors.
     Column("checkpoint", LargeBinary),
     Column("started_at", BigInteger, nullable=False),
@@ -219,15 +216,15 @@ training_updates = Table(
     # 0 is the version that the training began with; updates count from 1.
     Column("sequence", BigInteger, primary_key=True),
     Column("time", BigInteger, nullable=False),
-    Column("policy_version", String(128), nullable=False),
+    Column("policy_version", PlainText(128), nullable=False),
     Column("episodes", BigInteger, nullable=False),
     Column("transitions", BigInteger, nullable=False),
     Column("gradient_steps", BigInteger, nullable=False),
     Column("mean_return", Float, nullable=False),
     # JSON object of numbers by name.
-    Column("diagnostics", Text, nullable=False),
+    Column("diagnostics", PlainText(), nullable=False),
     # JSON list of what somebody should look at.
-    Column("alarms", Text, nullable=False),
+    Column("alarms", PlainText(), nullable=False),
     Index("training_updates_by_version", "policy_version"),
 )
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from leyline.v1.experience_pb2 import ExperienceItem
+from simic.experience.checking import CheckedItem, check
 from simic.experience.store import ExperienceStore, Rejection
 
 ITEMS_A_COMMIT = 1024
@@ -20,7 +21,7 @@ MESSAGES_WAITING = 64
 
 @dataclass(frozen=True)
 class _Submission:
-    items: Sequence[ExperienceItem]
+    items: Sequence[CheckedItem]
     result: asyncio.Future[list[Rejection]]
 
 
@@ -30,6 +31,7 @@ class Ingest:
     def __init__(self, store: ExperienceStore) -> None:
         self._store = store
         self._waiting: asyncio.Queue[_Submission] = asyncio.Queue(MESSAGES_WAITING)
+        self._checking = ThreadPoolExecutor(1, "simic-check")
 
     async def record(self, items: Sequence[ExperienceItem]) -> list[Rejection]:
         """Return once ``items`` are on disk, with those that were refused.
@@ -39,7 +41,10 @@ class Ingest:
         Raises:
             LeylineError: DISK_FULL. Nothing of ``items`` was stored.
         """
-        submission = _Submission(items, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        # In a thread of its own: it is done while the messages before wait for the disk.
+        checked = await loop.run_in_executor(self._checking, check, items)
+        submission = _Submission(checked, loop.create_future())
         await self._waiting.put(submission)
         return await submission.result
 
@@ -51,7 +56,7 @@ class Ingest:
                 group = await self._gather()
                 items = [item for submission in group for item in submission.items]
                 try:
-                    outcomes = await loop.run_in_executor(thread, self._store.record, items)
+                    outcomes = await loop.run_in_executor(thread, self._store.store, items)
                 except Exception as error:
                     _fail(group, error)
                 else:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, select, tuple_, update
 
 from chassis.errors import ErrorCode, LeylineError, Violation
-from leyline.v1.experience_pb2 import ExperienceItem
 from leyline.v1.transition_pb2 import EpisodeEnd, ExecutionResult, Termination, Transition
 from simic.database import moment
 from simic.database.schema import episodes, transitions
+from simic.database.text import plain
 from simic.experience import ends
+from simic.experience.checking import CheckedItem
 from simic.experience.tally import Action, Tally
 
 ROW_BYTES = 256
@@ -23,6 +23,41 @@ ROW_BYTES = 256
 
 EpisodeKey: TypeAlias = tuple[str, int]
 """A run and the index of an episode in it."""
+
+
+# Made once: to write these down anew for each commit would take longer than to carry them out.
+_HIGHEST_STEP = (
+    select(func.max(transitions.c.step))
+    .where(transitions.c.episode_id == episodes.c.id)
+    .scalar_subquery()
+    .label("highest_step")
+)
+_EPISODES = select(episodes, _HIGHEST_STEP).where(
+    tuple_(episodes.c.run_id, episodes.c.episode_index).in_(bindparam("keys", expanding=True))
+)
+_CHANGING = (
+    *("heard_at", "decided_by", "next_step", "stored", "stored_bytes", "whole_sequence"),
+    *("termination", "ended_at", "steps", "end_message", "provisional", "overruled_end"),
+)
+_UPDATE = (
+    update(episodes)
+    .where(episodes.c.id == bindparam("episode"))
+    .values({name: bindparam(name) for name in _CHANGING})
+)
+
+
+class _Row(NamedTuple):
+    """A row of the transitions, as the database's driver takes it."""
+
+    episode_id: int
+    step: int
+    action_type: int
+    slot_id: str | None
+    no_op_reason: int
+    decider: int
+    policy_version: str | None
+    digest: bytes
+    payload: bytes
 
 
 @dataclass
@@ -37,6 +72,10 @@ class _Episode:
     added: int = 0
     added_bytes: int = 0
     digests: dict[int, bytes] = field(default_factory=dict)
+    had_gap: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.had_gap = self.highest_step >= self.row["next_step"]
 
     @property
     def key(self) -> EpisodeKey:
@@ -55,15 +94,16 @@ class Ledger:
         """Use ``open``."""
         self._connection = connection
         self._episodes = loaded
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[_Row] = []
         self._tally = Tally()
         self._touched: dict[int, _Episode] = {}
 
     @classmethod
-    def open(cls, connection: Connection, items: Iterable[ExperienceItem]) -> Ledger:
+    def open(cls, connection: Connection, items: Iterable[CheckedItem]) -> Ledger:
         """Load the episodes of ``items``, and the digests of those steps that are stored."""
         steps: dict[EpisodeKey, list[int]] = defaultdict(list)
-        for item in items:
+        for checked in items:
+            item = checked.item
             if item.HasField("transition"):
                 step_id = item.transition.step_id
                 steps[step_id.run_id, step_id.episode_index].append(step_id.step)
@@ -73,24 +113,24 @@ class Ledger:
         _load_digests(connection, loaded, steps)
         return cls(connection, loaded)
 
-    def enter(self, item: ExperienceItem) -> None:
+    def enter(self, checked: CheckedItem) -> None:
         """Add a valid item.
 
         Raises:
             LeylineError: the item must not be recorded.
         """
-        if item.HasField("transition"):
-            self._enter_transition(item.fence, item.transition)
+        if checked.item.HasField("transition"):
+            self._enter_transition(checked)
         else:
-            self._enter_end(item.fence, item.episode_end)
+            self._enter_end(checked.item.fence, checked.item.episode_end)
 
     def close(self) -> None:
         """Write what was added."""
         if self._rows:
-            self._connection.execute(insert(transitions), self._rows)
+            _insert(self._connection, self._rows)
             self._tally.add_to(self._connection)
-        for episode in self._touched.values():
-            _update_episode(self._connection, episode)
+        if self._touched:
+            _update_episodes(self._connection, self._touched.values())
 
     def _episode(self, run_id: str, episode_index: int, fence: int) -> _Episode:
         episode = self._episodes.get((run_id, episode_index))
@@ -106,14 +146,13 @@ class Ledger:
             )
         return episode
 
-    def _enter_transition(self, fence: int, transition: Transition) -> None:
+    def _enter_transition(self, checked: CheckedItem) -> None:
+        transition = checked.item.transition
         step_id = transition.step_id
-        episode = self._episode(step_id.run_id, step_id.episode_index, fence)
-        payload = transition.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(payload).digest()
+        episode = self._episode(step_id.run_id, step_id.episode_index, checked.item.fence)
         stored = episode.digests.get(step_id.step)
         if stored is not None:
-            if stored != digest and not self._is_stored(episode, transition):
+            if stored != checked.digest and not self._is_stored(episode, transition):
                 raise LeylineError(
                     ErrorCode.TRANSITION_CONFLICT,
                     run_id=step_id.run_id,
@@ -124,9 +163,9 @@ class Ledger:
         if episode.is_forgotten and step_id.step < episode.row["next_step"]:
             return
         _refuse_what_does_not_fit(episode, transition)
-        episode.digests[step_id.step] = digest
+        episode.digests[step_id.step] = checked.digest
         episode.added += 1
-        episode.added_bytes += len(payload) + ROW_BYTES
+        episode.added_bytes += len(checked.payload) + ROW_BYTES
         episode.highest_step = max(episode.highest_step, step_id.step)
         decision = transition.decision
         version = decision.policy_version if decision.HasField("policy_version") else None
@@ -140,25 +179,25 @@ class Ledger:
             no_ops=transition.execution.result == ExecutionResult.EXECUTION_RESULT_NO_OP,
         )
         self._rows.append(
-            {
-                "episode_id": episode.row["id"],
-                "step": step_id.step,
-                "action_type": decision.action_type,
-                "slot_id": decision.slot_id if decision.HasField("slot_id") else None,
-                "no_op_reason": transition.execution.no_op_reason,
-                "decider": transition.decider,
-                "policy_version": version,
-                "digest": digest,
-                "payload": payload,
-            }
+            _Row(
+                episode_id=episode.row["id"],
+                step=step_id.step,
+                action_type=decision.action_type,
+                slot_id=decision.slot_id if decision.HasField("slot_id") else None,
+                no_op_reason=transition.execution.no_op_reason,
+                decider=transition.decider,
+                policy_version=None if version is None else plain(version),
+                digest=checked.digest,
+                payload=checked.payload,
+            )
         )
 
     def _is_stored(self, episode: _Episode, transition: Transition) -> bool:
         """Whether the stored step says the same in other bytes, as another release may write it."""
         pending = (
-            row["payload"]
+            row.payload
             for row in self._rows
-            if row["episode_id"] == episode.row["id"] and row["step"] == transition.step_id.step
+            if row.episode_id == episode.row["id"] and row.step == transition.step_id.step
         )
         payload = (
             next(pending, None)
@@ -221,16 +260,7 @@ def _episode_ended(end: EpisodeEnd) -> LeylineError:
 def _load_episodes(
     connection: Connection, keys: Iterable[EpisodeKey]
 ) -> dict[EpisodeKey, _Episode]:
-    highest = (
-        select(func.max(transitions.c.step))
-        .where(transitions.c.episode_id == episodes.c.id)
-        .scalar_subquery()
-    )
-    rows = connection.execute(
-        select(episodes, highest.label("highest_step")).where(
-            tuple_(episodes.c.run_id, episodes.c.episode_index).in_(list(keys))
-        )
-    ).mappings()
+    rows = connection.execute(_EPISODES, {"keys": list(keys)}).mappings()
     loaded = (
         _Episode(
             row=row,
@@ -249,41 +279,58 @@ def _load_digests(
     steps: Mapping[EpisodeKey, Sequence[int]],
 ) -> None:
     for key, episode in loaded.items():
-        rows = connection.execute(
-            select(transitions.c.step, transitions.c.digest).where(
-                transitions.c.episode_id == episode.row["id"], transitions.c.step.in_(steps[key])
+        # Mostly all of them are new, and follow what is stored.
+        known = [step for step in steps[key] if step <= episode.highest_step]
+        if known:
+            rows = connection.execute(
+                select(transitions.c.step, transitions.c.digest).where(
+                    transitions.c.episode_id == episode.row["id"], transitions.c.step.in_(known)
+                )
             )
-        )
-        episode.digests.update({row.step: row.digest for row in rows})
+            episode.digests.update({row.step: row.digest for row in rows})
 
 
-def _update_episode(connection: Connection, episode: _Episode) -> None:
-    next_step = _count_without_gap(connection, episode.row)
-    whole = episode.end is not None and episode.end.steps == next_step
-    values = {
-        "heard_at": moment.now(),
-        "decided_by": episode.decided_by,
-        "next_step": next_step,
-        "stored": episode.row["stored"] + episode.added,
-        "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
-        "whole_sequence": ends.next_whole_sequence(connection) if whole else None,
-        **ends.trainers(episode.end),
-    }
-    connection.execute(
-        update(episodes).where(episodes.c.id == bindparam("episode")).values(values),
-        {"episode": episode.row["id"]},
+def _insert(connection: Connection, rows: Sequence[_Row]) -> None:
+    # By the driver alone: SQLAlchemy's way from a row to its parameters takes as long again.
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    columns, marks = ", ".join(_Row._fields), ", ".join([mark] * len(_Row._fields))
+    connection.exec_driver_sql(
+        f"INSERT INTO {transitions.name} ({columns}) VALUES ({marks})", list(rows)
     )
 
 
-def _count_without_gap(connection: Connection, row: RowMapping) -> int:
-    stored = connection.execute(
-        select(transitions.c.step)
-        .where(transitions.c.episode_id == row["id"], transitions.c.step >= row["next_step"])
-        .order_by(transitions.c.step)
-    ).scalars()
-    next_step: int = row["next_step"]
-    for step in stored:
-        if step != next_step:
-            break
+def _update_episodes(connection: Connection, touched: Iterable[_Episode]) -> None:
+    changed = [_changed(connection, episode) for episode in touched]
+    whole = [each for each in changed if each["termination"] and each["steps"] == each["next_step"]]
+    if whole:
+        for sequence, values in enumerate(whole, ends.next_whole_sequence(connection)):
+            values["whole_sequence"] = sequence
+    connection.execute(_UPDATE, changed)
+
+
+def _changed(connection: Connection, episode: _Episode) -> dict[str, Any]:
+    """What an episode's row is to say."""
+    return {
+        "episode": episode.row["id"],
+        "heard_at": moment.now(),
+        "decided_by": episode.decided_by,
+        "next_step": _count_without_gap(connection, episode),
+        "stored": episode.row["stored"] + episode.added,
+        "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
+        "whole_sequence": None,
+        **ends.trainers(episode.end),
+    }
+
+
+def _count_without_gap(connection: Connection, episode: _Episode) -> int:
+    next_step: int = episode.row["next_step"]
+    if episode.had_gap:
+        query = select(transitions.c.step).where(
+            transitions.c.episode_id == episode.row["id"], transitions.c.step >= next_step
+        )
+        stored: Container[int] = set(connection.execute(query).scalars())
+    else:
+        stored = episode.digests
+    while next_step in stored:
         next_step += 1
     return next_step

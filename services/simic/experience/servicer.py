@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
@@ -35,6 +36,7 @@ from leyline.v1.experience_pb2 import (
 )
 from leyline.v1.experience_pb2_grpc import ExperienceServiceServicer
 from simic.database.backup import Backups
+from simic.experience.ahead import answered_in_order
 from simic.experience.ingest import Ingest
 from simic.experience.integrity import Integrity
 from simic.experience.reading import ExperienceReader
@@ -42,6 +44,8 @@ from simic.experience.store import ExperienceStore, Rejection
 
 PIECE_BYTES = 256 * 1024
 """Of a backup: well below the 4 MiB that a gRPC message may have."""
+MESSAGES_AHEAD = 4
+"""Messages of one stream that are under way at once; a sender feels it as back-pressure."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -76,14 +80,24 @@ class ExperienceServicer(ExperienceServiceServicer):
     async def StreamTransitions(
         self, request_iterator: AsyncIterator[StreamTransitionsRequest], context: Context
     ) -> AsyncIterator[StreamTransitionsResponse]:
-        """Record message after message; each is answered once it is on disk."""
+        """Record message after message; each is answered once it is on disk.
+
+        While one waits for the disk, the next ones are read and checked.
+        """
         last = 0
-        async for request in request_iterator:
-            last = _growing(request.items, last)
+
+        async def record(request: StreamTransitionsRequest) -> StreamTransitionsResponse:
+            nonlocal last
+            sequence = last = _growing(request.items, last)
             rejected = await self._ingest.record(request.items)
-            yield StreamTransitionsResponse(
-                acknowledged_sequence=last, rejected=map(_rejected, rejected)
+            return StreamTransitionsResponse(
+                acknowledged_sequence=sequence, rejected=map(_rejected, rejected)
             )
+
+        answers = answered_in_order(request_iterator, record, MESSAGES_AHEAD)
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
 
     async def RecordTransitions(
         self, request: RecordTransitionsRequest, context: Context

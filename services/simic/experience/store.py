@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from chassis.errors import ErrorCode, LeylineError, Violation
-from chassis.validation import violations
 from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.experience_pb2 import (
@@ -23,6 +22,7 @@ from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes
 from simic.experience import ends
+from simic.experience.checking import CheckedItem, check
 from simic.experience.ledger import Ledger
 from simic.experience.pinning import Pin, pin
 
@@ -77,7 +77,11 @@ class ExperienceStore:
             evaluation_pair=pinned.evaluation_pair,
         )
 
-    def record(self, items: Sequence[ExperienceItem]) -> list[Rejection | None]:
+    def record(self, items: Iterable[ExperienceItem]) -> list[Rejection | None]:
+        """Check and store ``items``."""
+        return self.store(check(items))
+
+    def store(self, items: Sequence[CheckedItem]) -> list[Rejection | None]:
         """Store ``items`` in one commit; in the order of the items, why one was not stored.
 
         None stands for an item that is on disk now, or was before. Items of different senders may
@@ -86,26 +90,14 @@ class ExperienceStore:
         Raises:
             LeylineError: DISK_FULL. Nothing was stored.
         """
-        broken = [violations(item) for item in items]
-        rejections: list[Rejection | None] = [
-            Rejection(item.sequence, LeylineError(ErrorCode.INVALID_ARGUMENT, violations=rules))
-            if rules
-            else None
-            for item, rules in zip(items, broken, strict=True)
-        ]
-        valid = [item for item, rules in zip(items, broken, strict=True) if not rules]
+        valid = [each for each in items if not each.broken]
         if not valid:
-            return rejections
+            return [_broken(each) for each in items]
         with self._database.write() as connection:
             ledger = Ledger.open(connection, valid)
-            for index, item in enumerate(items):
-                if rejections[index] is None:
-                    try:
-                        ledger.enter(item)
-                    except LeylineError as error:
-                        rejections[index] = Rejection(item.sequence, error)
+            outcomes = [_enter(ledger, each) for each in items]
             ledger.close()
-        return rejections
+        return outcomes
 
     def cursor(self, run_id: str, episode_index: int) -> GetIngestCursorResponse:
         """How much of an episode is stored.
@@ -125,6 +117,21 @@ class ExperienceStore:
             termination=Termination.ValueType(row["termination"]),
             policy_version=row["policy_version"],
         )
+
+
+def _enter(ledger: Ledger, checked: CheckedItem) -> Rejection | None:
+    if checked.broken:
+        return _broken(checked)
+    try:
+        ledger.enter(checked)
+    except LeylineError as error:
+        return Rejection(checked.item.sequence, error)
+    return None
+
+
+def _broken(checked: CheckedItem) -> Rejection:
+    error = LeylineError(ErrorCode.INVALID_ARGUMENT, violations=checked.broken)
+    return Rejection(checked.item.sequence, error)
 
 
 def _find_episode(connection: Connection, run_id: str, episode_index: int) -> RowMapping | None:

@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from chassis.errors import ErrorCode, LeylineError
+from chassis.errors import LeylineError
 from chassis.logging import bind_call, configure, get_logger
 from leyline.observation import spec_by_name
 from leyline.v1.learner_pb2 import TrainingState
@@ -43,6 +44,8 @@ POLL_S = 0.2
 
 DATABASE_URL = "LEYLINE_SIMIC_LEARNER_DATABASE_URL"
 """Variable with the database's URL, which may hold a password: arguments are for all to see."""
+
+Result = TypeVar("Result")
 
 _log = get_logger("simic.learning.learner")
 
@@ -92,7 +95,7 @@ class Learner:
         else:
             network, found = base
             version = replace(found, checkpoint=checkpoint.to_bytes(network))
-        when_there_is_room(lambda: self._lessons.begin(version))
+        patiently(lambda: self._lessons.begin(version))
         _log.info("training begun", policy_version=version.manifest.policy_version)
         return network
 
@@ -131,15 +134,23 @@ class Learner:
         Raises:
             TrainingSuperseded: another learner has taken over.
         """
-        while (progress := self._lessons.progress()).running:
-            if progress.stop_requested:
-                stopped = TrainingState.TRAINING_STATE_STOPPED
-                self._store.end(self._training_id, stopped, "stopped on request")
-            elif (batch := self._batch(progress)) is not None:
-                self._learn(progress, batch)
-            else:
-                time.sleep(POLL_S)
-            when_there_is_room(self._evaluate)
+        while patiently(self._goes_on):
+            pass
+
+    def _goes_on(self) -> bool:
+        """Take one turn: look what the training needs, and do it. False once it has ended."""
+        progress = self._lessons.progress()
+        if not progress.running:
+            return False
+        if progress.stop_requested:
+            stopped = TrainingState.TRAINING_STATE_STOPPED
+            self._store.end(self._training_id, stopped, "stopped on request")
+        elif (batch := self._batch(progress)) is not None:
+            self._learn(progress, batch)
+        else:
+            time.sleep(POLL_S)
+        self._evaluate()
+        return True
 
     def _evaluate(self) -> None:
         evaluation = self._evaluations.conclude()
@@ -161,7 +172,7 @@ class Learner:
     def _learn(self, progress: Progress, batch: Sequence[Episode]) -> None:
         number = progress.updates + 1
         if not batch:
-            when_there_is_room(lambda: self._lessons.pass_over(number))
+            patiently(lambda: self._lessons.pass_over(number))
             _log.info("update without episodes", update=number)
             return
         earlier = self._lessons.replayed(self._algorithm.batches)
@@ -173,7 +184,7 @@ class Learner:
         )
         update = replace(update, alarms=alarms(update.diagnostics))
         version = self._version(progress, update, batch)
-        when_there_is_room(lambda: self._lessons.commit(number, update, batch, version))
+        patiently(lambda: self._lessons.commit(number, update, batch, version))
         self._curves.add(number, update, progress.episodes + len(batch))
         _log.info(
             "policy updated",
@@ -208,16 +219,16 @@ class Learner:
         return learned_version(network, self._spec, progress.policy_version or "", summary, state)
 
 
-def when_there_is_room(commit: Callable[[], None]) -> None:
-    """Commit, and where the disk is full, wait and commit again."""
+def patiently(call: Callable[[], Result]) -> Result:
+    """Call, and while the disk is full or the database away, wait and call again."""
     while True:
         try:
-            return commit()
+            return call()
         except LeylineError as error:
-            if error.code is not ErrorCode.DISK_FULL:
+            if error.retry_after_s is None:
                 raise
-            _log.warning("no room for an update; waiting", reason=str(error))
-            time.sleep(error.retry_after_s or POLL_S)
+            _log.warning("waiting", reason=str(error))
+            time.sleep(error.retry_after_s)
 
 
 def end_with_service() -> None:
@@ -247,9 +258,10 @@ def main(argv: Sequence[str]) -> int:
     bind_call(training_id=arguments.training_id)
     # One thread: the networks are small, and the trainer's own process wants the others.
     torch.set_num_threads(1)
-    database = Database(os.environ[DATABASE_URL])
+    url = os.environ[DATABASE_URL]
+    database = patiently(lambda: Database(url))
     try:
-        Learner(database, arguments.training_id, arguments.curves).run()
+        patiently(lambda: Learner(database, arguments.training_id, arguments.curves)).run()
     except TrainingSuperseded:
         _log.warning("another learner has taken this training over")
     except (RewardUndefined, UnfitBase) as error:

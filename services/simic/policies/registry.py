@@ -37,6 +37,7 @@ CHUNK_BYTES = 256 * 1024
 
 DEFAULT_PAGE = 50
 EVENTS_SHOWN = 100
+_LONGER_THAN_ANY = 2**30  # bytes; the contract allows 64 MiB
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,14 @@ class PolicyRegistry:
             LeylineError: POLICY_VERSION_NOT_FOUND, also where the artifact is gone, or
                 INVALID_ARGUMENT for an offset too great.
         """
+        # PostgreSQL counts bytes in 32 bits; no artifact is as long as that.
+        first = min(offset, _LONGER_THAN_ANY) + 1
         with self._database.read() as connection:
             _require(connection, policy_version)
             row = connection.execute(
                 select(
                     artifacts.c.size,
-                    func.substr(artifacts.c.data, offset + 1, CHUNK_BYTES).label("piece"),
+                    func.substr(artifacts.c.data, first, CHUNK_BYTES).label("piece"),
                 )
                 .join(policies, policies.c.artifact_sha256 == artifacts.c.sha256)
                 .where(policies.c.policy_version == policy_version)
