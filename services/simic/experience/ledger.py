@@ -89,8 +89,8 @@ class Ledger:
         if self._rows:
             self._connection.execute(insert(transitions), self._rows)
             self._tally.add_to(self._connection)
-        for episode in self._touched.values():
-            _update_episode(self._connection, episode)
+        if self._touched:
+            _update_episodes(self._connection, self._touched.values())
 
     def _episode(self, run_id: str, episode_index: int, fence: int) -> _Episode:
         episode = self._episodes.get((run_id, episode_index))
@@ -257,22 +257,37 @@ def _load_digests(
         episode.digests.update({row.step: row.digest for row in rows})
 
 
-def _update_episode(connection: Connection, episode: _Episode) -> None:
-    next_step = _count_without_gap(connection, episode.row)
-    whole = episode.end is not None and episode.end.steps == next_step
-    values = {
-        "heard_at": moment.now(),
-        "decided_by": episode.decided_by,
-        "next_step": next_step,
-        "stored": episode.row["stored"] + episode.added,
-        "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
-        "whole_sequence": ends.next_whole_sequence(connection) if whole else None,
-        **ends.trainers(episode.end),
-    }
-    connection.execute(
-        update(episodes).where(episodes.c.id == bindparam("episode")).values(values),
-        {"episode": episode.row["id"]},
-    )
+_CHANGING = (
+    *("heard_at", "decided_by", "next_step", "stored", "stored_bytes", "whole_sequence"),
+    *ends.COLUMNS,
+)
+# Built once: it stands in every commit.
+_UPDATE = (
+    update(episodes)
+    .where(episodes.c.id == bindparam("row_number"))
+    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+)
+
+
+def _update_episodes(connection: Connection, touched: Iterable[_Episode]) -> None:
+    now, place = moment.now(), ends.next_whole_sequence(connection)
+    rows = []
+    for episode in touched:
+        next_step = _count_without_gap(connection, episode.row)
+        whole = episode.end is not None and episode.end.steps == next_step
+        values = {
+            "heard_at": now,
+            "decided_by": episode.decided_by,
+            "next_step": next_step,
+            "stored": episode.row["stored"] + episode.added,
+            "stored_bytes": episode.row["stored_bytes"] + episode.added_bytes,
+            "whole_sequence": place if whole else None,
+            **ends.trainers(episode.end),
+        }
+        place += whole
+        changed = {f"new_{name}": value for name, value in values.items()}
+        rows.append({"row_number": episode.row["id"], **changed})
+    connection.execute(_UPDATE, rows)
 
 
 def _count_without_gap(connection: Connection, row: RowMapping) -> int:
