@@ -56,7 +56,9 @@ class Backup:
     def __init__(self, database: Database, directory: Path) -> None:
         self._database = database
         self._stopped = threading.Event()
-        self._path = directory / f"{uuid.uuid4().hex}.sqlite3"
+        # A directory of its own: SQLite leaves a journal beside a copy that it cannot finish.
+        self._directory = directory / uuid.uuid4().hex
+        self._path = self._directory / "copy.sqlite3"
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +70,7 @@ class Backup:
         traceback: TracebackType | None,
     ) -> None:
         self._stopped.set()
-        self._path.unlink(missing_ok=True)
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def make(self) -> int:
         """Copy everything, as it is when this begins; the size of the file in bytes.
@@ -77,9 +79,10 @@ class Backup:
             LeylineError: DISK_FULL.
             Stopped: the block was left.
         """
-        self._refuse_where_it_does_not_fit()
         url = make_url(self._database.url)
         try:
+            self._refuse_where_it_does_not_fit()
+            self._directory.mkdir()
             if url.get_backend_name() == "sqlite":
                 self._copy_file(str(url.database))
             else:
@@ -88,12 +91,12 @@ class Backup:
             self._go_on()
             cause = error.orig if isinstance(error, OperationalError) else error
             if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise LeylineError(ErrorCode.DISK_FULL, path=self._path.parent) from error
+                raise LeylineError(ErrorCode.DISK_FULL, path=self._directory.parent) from error
             raise
         finally:
             if self._stopped.is_set():
-                # The block may have been left before the file was there.
-                self._path.unlink(missing_ok=True)
+                # The block may have been left before the directory was there.
+                shutil.rmtree(self._directory, ignore_errors=True)
         return self._path.stat().st_size
 
     def _copy_file(self, source: str) -> None:
@@ -134,14 +137,14 @@ class Backup:
     def _go_on(self) -> None:
         if self._stopped.is_set():
             raise Stopped
-        if shutil.disk_usage(self._path.parent).free < RESERVE_BYTES:
-            raise LeylineError(ErrorCode.DISK_FULL, path=self._path.parent)
+        if shutil.disk_usage(self._directory.parent).free < RESERVE_BYTES:
+            raise LeylineError(ErrorCode.DISK_FULL, path=self._directory.parent)
 
     def _refuse_where_it_does_not_fit(self) -> None:
         with self._database.read() as connection:
             size = space.stored_bytes(connection)
-        if shutil.disk_usage(self._path.parent).free < size + RESERVE_BYTES:
-            raise LeylineError(ErrorCode.DISK_FULL, path=self._path.parent)
+        if shutil.disk_usage(self._directory.parent).free < size + RESERVE_BYTES:
+            raise LeylineError(ErrorCode.DISK_FULL, path=self._directory.parent)
 
 
 def _write_fast(connection: sqlite3.Connection, _record: object) -> None:

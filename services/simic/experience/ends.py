@@ -10,6 +10,9 @@ from leyline.v1.transition_pb2 import EpisodeEnd, Termination
 from simic.database import moment
 from simic.database.schema import episodes
 
+COLUMNS = ("termination", "ended_at", "steps", "end_message", "provisional", "overruled_end")
+"""What ``trainers`` and ``concluded`` give the columns of."""
+
 
 def end_of(row: RowMapping) -> EpisodeEnd | None:
     """How the episode of this row ended; None where it goes on."""

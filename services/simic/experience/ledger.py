@@ -37,7 +37,7 @@ _EPISODES = select(episodes, _HIGHEST_STEP).where(
 )
 _CHANGING = (
     *("heard_at", "decided_by", "next_step", "stored", "stored_bytes", "whole_sequence"),
-    *("termination", "ended_at", "steps", "end_message", "provisional", "overruled_end"),
+    *ends.COLUMNS,
 )
 _UPDATE = (
     update(episodes)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Insert, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from simic.database.schema import episode_versions, run_actions
@@ -48,17 +49,22 @@ class Tally:
             {"episode_id": episode, "policy_version": version, "steps": steps}
             for (episode, version), steps in self._versions.items()
         ]
-        _add(connection, run_actions, actions, ("steps", "no_ops"))
-        _add(connection, episode_versions, versions, ("steps",))
+        _add(connection, run_actions, actions)
+        _add(connection, episode_versions, versions)
 
 
-def _add(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], counts: Iterable[str]
-) -> None:
+def _add(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        # Each dialect has its own class for the same words.
-        kind = postgresql if connection.dialect.name == "postgresql" else sqlite
-        insert = kind.insert(table)
-        grown = {name: table.c[name] + insert.excluded[name] for name in counts}
-        keys = table.primary_key.columns
-        connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=grown), rows)
+        connection.execute(_addition(connection.dialect.name, table), rows)
+
+
+@cache
+def _addition(dialect: str, table: Table) -> Insert:
+    """A statement that adds counts to what there is. Each dialect has its own class for it."""
+    if dialect == "postgresql":
+        insert: postgresql.Insert | sqlite.Insert = postgresql.insert(table)
+    else:
+        insert = sqlite.insert(table)
+    counts = [column for column in table.c if not column.primary_key]
+    grown = {column: column + insert.excluded[column.name] for column in counts}
+    return insert.on_conflict_do_update(index_elements=table.primary_key.columns, set_=grown)
