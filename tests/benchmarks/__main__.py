@@ -16,6 +16,7 @@ from tests.benchmarks.decisions import deciding, idle
 from tests.benchmarks.ingest import ingesting
 from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.other_servers import beside_others, check_environments
+from tests.benchmarks.reading import ROWS, reading
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
 
 Measurements = dict[str, Measurement]
@@ -28,7 +29,9 @@ ROUNDS = 10
 """What uses all cores cannot take turns within an interval: it takes more rounds."""
 
 
-def groups(repetitions: int) -> dict[str, tuple[str, Callable[[], Awaitable[Measurements]]]]:
+def groups(
+    repetitions: int, rows: int
+) -> dict[str, tuple[str, Callable[[], Awaitable[Measurements]]]]:
     """What can be measured, by name: what is said of it before, and how."""
     pairs, rounds = max(repetitions, ATTACHED_PAIRS), max(repetitions, ROUNDS)
     turns = max(repetitions, INGEST_TURNS)
@@ -38,14 +41,18 @@ def groups(repetitions: int) -> dict[str, tuple[str, Callable[[], Awaitable[Meas
         "decisions": (f"{repetitions} rounds, 3 minutes", lambda: deciding(repetitions)),
         "streams": (f"{repetitions} rounds, a minute", lambda: idle(repetitions)),
         "ingest": (f"{turns} turns, half a minute", lambda: ingesting(turns)),
+        "reading": (
+            f"{repetitions} rounds over {rows} transitions",
+            lambda: reading(repetitions, rows),
+        ),
         "servers": (f"{repetitions} rounds, 4 minutes", lambda: beside_others(repetitions)),
     }
 
 
-async def measure(repetitions: int, only: Sequence[str]) -> Measurements:
+async def measure(repetitions: int, rows: int, only: Sequence[str]) -> Measurements:
     """Every row of the groups, one group after the other."""
     measured: Measurements = {}
-    for name, (what, measuring) in groups(repetitions).items():
+    for name, (what, measuring) in groups(repetitions, rows).items():
         if name in only:
             print(f"{name}: {what} ...", flush=True)
             measured |= await measuring()
@@ -55,20 +62,23 @@ async def measure(repetitions: int, only: Sequence[str]) -> Measurements:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=LEAST_REPETITIONS)
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="transitions to read back; a million take minutes"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"))
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=list(groups(0)),
-        default=list(groups(0)),
+        choices=list(groups(0, 0)),
+        default=list(groups(0, 0)),
         help="measure these alone",
     )
     arguments = parser.parse_args()
     if "servers" in arguments.only:
         check_environments()
-    measured = asyncio.run(measure(arguments.repetitions, arguments.only))
+    measured = asyncio.run(measure(arguments.repetitions, arguments.rows, arguments.only))
     declared = load_rows()
-    if len(set(arguments.only)) < len(groups(0)):
+    if len(set(arguments.only)) < len(groups(0, 0)):
         declared = [row for row in declared if row["name"] in measured]
     rows = report(measured, declared)
     write(rows, arguments.out)
