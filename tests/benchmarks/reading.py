@@ -15,11 +15,17 @@ from tests.simic import filling, simulated
 from tests.simic.running import SimicProcess
 
 from leyline.v1.experience_pb2 import ReadEpisodesRequest
+from leyline.v1.learner_pb2 import TrainingPlan
 from simic.database.database import Database, sqlite_url
 from simic.learning.lesson import Lessons
+from simic.learning.training import TrainingStore
 
 ROWS = 60_000
 METHOD = "/leyline.v1.ExperienceService/ReadEpisodes"
+
+
+EPISODES = 64
+"""In a batch of the learner."""
 
 
 async def reading(rounds: int, rows: int) -> dict[str, Measurement]:
@@ -54,15 +60,18 @@ def _raw(folder: Path, rows: int) -> float:
 
 
 def _as_the_learner(url: str, rows: int) -> float:
-    """Seconds for the learner's own way to episodes, one after the other."""
+    """Seconds for the learner's own way to batches of episodes."""
     database = Database(url)
+    plan = TrainingPlan(experience="stored", run_id=filling.RUN, episodes_per_update=EPISODES)
+    TrainingStore(database).start("bench", plan)
     lessons = Lessons(database, "bench")
-    started = time.perf_counter()
-    episodes = range(1, rows // simulated.HORIZON + 1)
-    found = sum(len(lessons._load(episode).steps) for episode in episodes)
+    started, found = time.perf_counter(), 0
+    for number in range(1, rows // (EPISODES * simulated.HORIZON) + 2):
+        found += sum(len(episode.steps) for episode in lessons.stored(number) or ())
     seconds = time.perf_counter() - started
     database.close()
-    return _checked(seconds, found, rows)
+    # The last batch is a whole one, too.
+    return seconds * rows / found
 
 
 async def _streamed(address: str, rows: int) -> float:

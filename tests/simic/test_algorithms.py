@@ -18,10 +18,12 @@ from simic.learning.plan import ALGORITHMS, fill
 from simic.learning.recipes import AwrRecipe, DdqnRecipe, Recipe
 from simic.learning.rollout import NO_SLOT, Trajectory
 
+# What AWR learns from must be plenty: of few steps a value network learns the chance by heart, and
+# no action is better than expected any more.
 AWR = AwrRecipe(
     replayed_batches=2,
-    learning_rate=3e-3,
-    final_learning_rate=1e-3,
+    learning_rate=5e-3,
+    final_learning_rate=2e-3,
     policy_steps=64,
     temperature=0.25,
 )
@@ -48,13 +50,13 @@ def learn(
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("recipe", "updates"), [(AWR, 30), (DDQN, 14)])
+@pytest.mark.parametrize(("recipe", "episodes"), [(AWR, 512), (DDQN, 64)])
 @pytest.mark.parametrize(("action", "slot"), [(WAIT, NO_SLOT), (1, 1), (3, SLOTS - 1)])
 def test_a_one_step_bandit_is_solved(
-    name: str, recipe: Recipe, updates: int, action: int, slot: int
+    name: str, recipe: Recipe, episodes: int, action: int, slot: int
 ) -> None:
     world = World(1, pays_for(action, slot))
-    assert learn(world, recipe, updates, episodes=64, name=name) > 0.8
+    assert learn(world, recipe, updates=14, episodes=episodes, name=name) > 0.8
 
 
 @pytest.mark.parametrize("recipe", [AWR, DDQN])
@@ -74,7 +76,7 @@ def test_a_reward_that_comes_five_steps_later_is_learned(recipe: Recipe) -> None
 def test_a_policy_is_learned_from_what_others_did(name: str) -> None:
     world = World(4, pays_for(1, 2))
     uniform = world.score(network(name))
-    found = learn(world, AWR, updates=12, episodes=32, name=name, offline=True)
+    found = learn(world, AWR, updates=12, episodes=128, name=name, offline=True)
     assert found > 2 * uniform + 0.5
 
 
