@@ -263,7 +263,7 @@ async def test_what_an_import_that_broke_off_has_left_is_completed(here: Desk, t
 
 
 async def test_an_import_that_is_killed_is_completed_by_the_next(there: Desk) -> None:
-    episodes = [made_episode(seed, 24, index=seed) for seed in range(60)]
+    episodes = [made_episode(seed, 24, index=seed) for seed in range(30)]
     with ParquetExport(Path("large.parquet"), Specs()) as export:
         for episode in episodes:
             export.add(episode)
@@ -280,7 +280,7 @@ async def test_an_import_that_is_killed_is_completed_by_the_next(there: Desk) ->
         killed.kill()
     assert await ended in (0, -signal.SIGKILL)
     report = await there.asks("import", "large.parquet")
-    assert report["imported"] + report["known"] == 60
+    assert report["imported"] + report["known"] == 30
     assert said(await there.stored()) == said(map(_undated, episodes))
 
 
