@@ -40,7 +40,7 @@ class Sender:
 
     Attributes:
         ended: episodes that are acknowledged as a whole, their ends included.
-        resent: items that were sent again.
+        sent: items that were handed to gRPC; those that were sent again count again.
         refusals: why calls ended that were not cut off, by reason: each may be tried again.
     """
 
@@ -49,7 +49,6 @@ class Sender:
     draw: random.Random
     ended: int = 0
     sent: int = 0
-    resent: int = 0
     refusals: set[str] = field(default_factory=set)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -64,7 +63,7 @@ class Sender:
             self.ended += 1
 
     async def _episode(self) -> None:
-        acknowledged, sent = 0, 0
+        acknowledged = 0
         while acknowledged <= HORIZON:
             try:
                 async with grpc.aio.insecure_channel(self.service.address) as channel:
@@ -80,14 +79,11 @@ class Sender:
                         )
                     # From its own last acknowledgement, or from what the service says: as may be.
                     first = self.draw.choice([acknowledged, max(acknowledged, begun.next_step)])
-                    self.resent += max(0, sent - first)
                     items = list(simulated.items(self.run, self.ended, begun.fence, HORIZON))
                     for number, item in enumerate(items, 1):
                         item.sequence = number
-                    async for reached in _stream(client, items[first:], self.draw):
+                    async for reached in self._stream(client, items[first:]):
                         acknowledged = max(acknowledged, reached)
-                        sent = len(items)
-                    self.sent += len(items) - first
             except grpc.aio.AioRpcError as error:
                 said = from_rpc_error(error)
                 if said.reason and not said.is_retryable:
@@ -95,20 +91,18 @@ class Sender:
                 self.refusals.add(said.reason or said.status.name)
                 await asyncio.sleep(RETRY_S)
 
+    async def _stream(self, client: Client, items: Sequence[ExperienceItem]) -> AsyncIterator[int]:
+        """How many items of the episode are acknowledged, again and again."""
 
-async def _stream(
-    client: Client, items: Sequence[ExperienceItem], draw: random.Random
-) -> AsyncIterator[int]:
-    """How many items of the episode are acknowledged, again and again."""
+        async def requests() -> AsyncIterator[StreamTransitionsRequest]:
+            left = items
+            while left:
+                count = self.draw.randint(1, MOST_ITEMS)
+                self.sent += len(left[:count])
+                yield StreamTransitionsRequest(items=left[:count])
+                left = left[count:]
 
-    async def requests() -> AsyncIterator[StreamTransitionsRequest]:
-        left = items
-        while left:
-            count = draw.randint(1, MOST_ITEMS)
-            yield StreamTransitionsRequest(items=left[:count])
-            left = left[count:]
-
-    response: StreamTransitionsResponse
-    async for response in client.experience.StreamTransitions(requests()):
-        assert not response.rejected, f"refused: {response.rejected[0]}"
-        yield response.acknowledged_sequence
+        response: StreamTransitionsResponse
+        async for response in client.experience.StreamTransitions(requests()):
+            assert not response.rejected, f"refused: {response.rejected[0]}"
+            yield response.acknowledged_sequence

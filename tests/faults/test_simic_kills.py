@@ -53,11 +53,14 @@ class Story:
 
     def tell(self, senders: Sequence[Sender]) -> None:
         """Print it."""
-        steps = sum(sender.ended for sender in senders) * HORIZON
-        again = sum(sender.resent for sender in senders)
+        episodes = sum(sender.ended for sender in senders)
+        sent = sum(sender.sent for sender in senders)
         reasons = sorted(set().union(*(sender.refusals for sender in senders)))
         print(f"\n{self._what}: {KILLS} kills, seed {SEED}, {SENDERS} senders")
-        print(f"  {steps} transitions acknowledged, {again} items sent again; told: {reasons}")
+        print(
+            f"  {episodes} episodes of {HORIZON} steps acknowledged; {sent} items sent for these "
+            f"{episodes * (HORIZON + 1)}; told: {reasons}"
+        )
         if self._restarts:
             print(
                 f"  from start to SERVING, {len(self._restarts)} times: "
