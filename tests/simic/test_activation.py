@@ -90,7 +90,7 @@ def test_a_version_whose_artifact_is_gone_is_passed_over(
         registry.activate(name, "")
     registry.roll_back("")
     registry.activate(names[3], "")
-    # Now names[1] lies under names[3]; once more under it, and only names[0] is left to collect.
+    # What stands is names[3] on names[1] on names[0].
     assert registry.collect_garbage(1, dry_run=False).policy_versions == [names[0], names[2]]
     assert rolled_back(registry) == (names[1], names[3])
     with pytest.raises(LeylineError) as caught:
