@@ -164,7 +164,10 @@ async def _serve(settings: SimicSettings, database: Database, integrity: Integri
             await running.enter_async_context(_running(silence.run()))
         if settings.keep_days or settings.keep_bytes:
             retention = Retention(
-                database, settings.keep_days, settings.keep_bytes, [needs.of_trainings]
+                database,
+                settings.keep_days,
+                settings.keep_bytes,
+                [needs.of_trainings, needs.of_evaluations],
             )
             await running.enter_async_context(_running(retention.run()))
         await server.serve()

@@ -7,10 +7,13 @@ is there already, and prints the median time of several askings of each question
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,12 @@ from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.episode_pb2 import EpisodeOrigin, Seeds
 from leyline.v1.experience_pb2 import ListEpisodesRequest
 from simic.database import moment, schema
+from simic.database.backup import Backups
 from simic.database.database import Database, sqlite_url
+from simic.database.restore import BackupFile
 from simic.experience import ends
 from simic.experience.abandonment import Abandonment
+from simic.experience.integrity import Integrity
 from simic.experience.ledger import ROW_BYTES
 from simic.experience.reading import ExperienceReader
 from simic.experience.retention import Retention
@@ -136,11 +142,26 @@ def questions(database: Database) -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"a look for what is {what}", Retention(database, days, size, [of_trainings]).due
 
 
+def whole(database: Database, directory: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """What is done with all of it, once, in this order."""
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        place = Path(name)
+        with Backups(database, place).begin() as copy:
+            yield "a backup", copy.make
+            restored = Database(sqlite_url(place))
+            yield "its restore", partial(BackupFile(copy.path).restore, restored)
+        integrity = Integrity(restored)
+        integrity.open()
+        yield "the check of what was restored", lambda: asyncio.run(integrity.run())
+        restored.close()
+
+
 def main() -> None:
     """Make the database where it is missing, and ask."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path("build/stored-experience"))
     parser.add_argument("--transitions", type=int, default=TRANSITIONS)
+    parser.add_argument("--whole", action="store_true", help="also back up, restore and check all")
     arguments = parser.parse_args()
     arguments.dir.mkdir(parents=True, exist_ok=True)
     database = Database(sqlite_url(arguments.dir))
@@ -156,6 +177,11 @@ def main() -> None:
             seconds.append(time.perf_counter() - started)
         median, best = 1000 * statistics.median(seconds), 1000 * min(seconds)
         print(f"{name:38} {median:7.1f} ms, at best {best:7.1f} ms")
+    for name, do in whole(database, arguments.dir) if arguments.whole else ():
+        started, cpu = time.perf_counter(), time.process_time()
+        do()
+        lasted, busy = time.perf_counter() - started, time.process_time() - cpu
+        print(f"{name:38} {lasted:7.1f} s, {busy:7.1f} s of a processor")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc.aio
 import pytest
 from sqlalchemy import select
-from tests.simic.disk import FullDisk
+from tests.postgres import Cluster
+from tests.simic.disk import FullDisk, FullServer
 from tests.simic.episodes import Script, in_messages
 from tests.simic.running import Client, SimicProcess, eventually, running
 from tests.simic.versions import version
@@ -107,12 +108,17 @@ def filled(database: Database) -> Database:
     return database
 
 
-@pytest.fixture
-def another(tmp_path: Path) -> Database:
-    """An empty database."""
-    directory = tmp_path / "another"
-    directory.mkdir()
-    return Database(sqlite_url(directory))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def another(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database, of the same kind or the other one."""
+    if request.param == "sqlite":
+        yield Database(sqlite_url(fresh(tmp_path / "another")))
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    database = Database(cluster.create(request.getfixturevalue("migrated")))
+    yield database
+    database.close()
+    cluster.drop(database.url)
 
 
 async def test_a_restored_database_holds_the_same(
@@ -283,7 +289,8 @@ def test_a_restore_that_finds_no_room_restores_nothing_and_can_be_tried_again(
     filled: Database, another: Database, tmp_path: Path
 ) -> None:
     file = BackupFile(backed_up(filled, tmp_path))
-    with FullDisk() as disk:
+    on_a_server = another.url.startswith("postgresql")
+    with FullServer(another.url) if on_a_server else FullDisk() as disk:
         with pytest.raises(LeylineError) as caught:
             file.restore(another)
         assert caught.value.code is ErrorCode.DISK_FULL

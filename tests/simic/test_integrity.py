@@ -229,9 +229,10 @@ async def test_a_service_looks_after_a_kill_and_serves_meanwhile(tmp_path: Path)
     assert found == {"step 7 of episode 0 of run run is not what was stored"}
 
 
-async def test_a_stop_does_not_wait_for_the_check(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+async def test_a_stop_does_not_wait_for_the_check_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    database = Database(sqlite_url(tmp_path))
     ExperienceStore(database).begin(Script().begin())
     started = asyncio.Event()
     loop = asyncio.get_running_loop()

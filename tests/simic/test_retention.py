@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from tests.simic.clock import Clock
 from tests.simic.episodes import Script
 from tests.simic.running import eventually, running
@@ -31,6 +31,8 @@ from simic.learning import needs
 from simic.learning.lesson import Lessons
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update
+from simic.policies import candidates
+from simic.policies.registry import PolicyRegistry
 
 ABANDONED = Termination.TERMINATION_ABANDONED
 
@@ -46,7 +48,8 @@ def play(experience: ExperienceStore, script: Script, twin: Script | None = None
 
 def forget(database: Database, keep_days: float = 0, keep_bytes: int = 0) -> None:
     """Forget all that is due."""
-    policy = Retention(database, keep_days, keep_bytes, [needs.of_trainings])
+    needed = [needs.of_trainings, needs.of_evaluations]
+    policy = Retention(database, keep_days, keep_bytes, needed)
     while due := policy.due():
         for one in due:
             while policy.forget(one):
@@ -260,6 +263,28 @@ def test_what_a_training_may_learn_from_is_what_its_plan_says(
     clock.pass_days(100)
     forget(database, keep_days=1)
     assert [run for run, _ in kept(reader)] == expected
+
+
+def test_what_an_evaluation_compares_is_kept_until_it_is_judged(
+    database: Database, reader: ExperienceReader, clock: Clock
+) -> None:
+    training, new = Training(database), version(2)
+    PolicyRegistry(database).register(new.manifest, new.artifact)
+    candidate = new.manifest.policy_version
+    for run, name in (("candidate", candidate), ("baseline", training.version), ("past", "old")):
+        play(training.experience, Script(run=run, version=name))
+        with database.write() as connection:
+            of_run = update(episodes).where(episodes.c.run_id == run)
+            connection.execute(of_run.values(evaluation_pair=0, policy_version=name))
+    clock.pass_days(100)
+    with database.write() as connection:
+        candidates.propose(connection, 1, candidate, pairs=1)
+    forget(database, keep_days=1)
+    assert [run for run, _ in kept(reader)] == ["candidate", "baseline"]
+    with database.write() as connection:
+        candidates.dismiss_all(connection, 1)
+    forget(database, keep_days=1)
+    assert kept(reader) == []
 
 
 def test_what_becomes_needed_after_the_look_is_not_deleted(

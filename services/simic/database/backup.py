@@ -51,6 +51,9 @@ class Backup:
 
     ``make`` and ``read`` block on the disk: call them from a thread. Leaving the block from another
     one stops them soon.
+
+    Attributes:
+        path: where the file is, once it was made.
     """
 
     def __init__(self, database: Database, directory: Path) -> None:
@@ -58,7 +61,7 @@ class Backup:
         self._stopped = threading.Event()
         # A directory of its own: SQLite leaves a journal beside a copy that it cannot finish.
         self._directory = directory / uuid.uuid4().hex
-        self._path = self._directory / "copy.sqlite3"
+        self.path = self._directory / "copy.sqlite3"
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +100,7 @@ class Backup:
             if self._stopped.is_set():
                 # The block may have been left before the directory was there.
                 shutil.rmtree(self._directory, ignore_errors=True)
-        return self._path.stat().st_size
+        return self.path.stat().st_size
 
     def _copy_file(self, source: str) -> None:
         """The same rows in a new file; SQLite does it much quicker than we could row by row."""
@@ -105,10 +108,10 @@ class Backup:
             sqlite3.connect(f"{Path(source).absolute().as_uri()}?mode=ro", uri=True)
         ) as connection:
             connection.set_progress_handler(self._interrupts, INSTRUCTIONS_A_LOOK)
-            connection.execute("VACUUM INTO ?", (str(self._path),))
+            connection.execute("VACUUM INTO ?", (str(self.path),))
 
     def _copy_rows(self) -> None:
-        engine = create_engine(f"sqlite:///{self._path}")
+        engine = create_engine(f"sqlite:///{self.path}")
         event.listen(engine, "connect", _write_fast)
         try:
             with (
@@ -130,7 +133,7 @@ class Backup:
 
     def read(self, offset: int, size: int) -> bytes:
         """At most so many bytes of the file that was made."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             file.seek(offset)
             return file.read(size)
 

@@ -1,4 +1,4 @@
-"""What trainings that run still need of the stored experience."""
+"""What trainings that run, and evaluations of theirs, still need of the stored experience."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sqlalchemy import (
 )
 
 from leyline.observation import spec_by_name
+from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.learner_pb2 import TrainingPlan
 from leyline.v1.transition_pb2 import Termination
 from simic.database.schema import training_episodes, training_updates, trainings
@@ -22,6 +23,7 @@ from simic.experience.retention import Condition
 from simic.learning.plan import STORED
 from simic.learning.recipes import recipe_of
 from simic.learning.training import RUNNING
+from simic.policies import activation, candidates
 
 
 def of_trainings(connection: Connection) -> Condition:
@@ -31,6 +33,21 @@ def of_trainings(connection: Connection) -> Condition:
 
     def needed(episode: FromClause) -> ColumnElement[bool]:
         return or_(false(), *(_needs(row, episode) for row in rows))
+
+    return needed
+
+
+def of_evaluations(connection: Connection) -> Condition:
+    """Whether an episode was played for an evaluation that is under way, or waits.
+
+    What were forgotten of these would be played again, and not be missed; it would be a pity.
+    """
+    compared = [*candidates.versions(connection), activation.active_version(connection)]
+
+    def needed(episode: FromClause) -> ColumnElement[bool]:
+        if len(compared) == 1:
+            return false()
+        return episode.c.evaluation_pair.is_not(None) & episode.c.policy_version.in_(compared)
 
     return needed
 
@@ -46,6 +63,7 @@ def _needs(training: RowMapping, episode: FromClause) -> ColumnElement[bool]:
     fits = [
         episode.c.termination == Termination.TERMINATION_HORIZON,
         episode.c.held_out.is_(False),
+        episode.c.evaluation_pair.is_(None),
         episode.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
     ]
     if plan.slots:
@@ -53,7 +71,11 @@ def _needs(training: RowMapping, episode: FromClause) -> ColumnElement[bool]:
     if plan.run_id:
         fits.append(episode.c.run_id == plan.run_id)
     if plan.experience != STORED:
-        fits.append(~exists().where(learned_from))
+        fits += [
+            episode.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
+            episode.c.follows_registry,
+            ~exists().where(learned_from),
+        ]
     if plan.experience != STORED and not plan.deterministic:
         own = exists().where(
             training_updates.c.training == training["id"],
