@@ -345,11 +345,13 @@ async def test_a_service_forgets_by_itself_says_so_and_gives_the_disk_back(
         items = script.items()
         for item in items[:-1]:
             item.transition.facts.validation_correct = bytes(120_000)
-        for number in range(0, len(items), 10):
-            request = RecordTransitionsRequest(items=items[number : number + 10])
+        *open_still, end = items
+        for number in range(0, len(open_still), 10):
+            request = RecordTransitionsRequest(items=open_still[number : number + 10])
             assert not (await client.experience.RecordTransitions(request)).rejected
         full = (await client.experience.GetStatistics(GetStatisticsRequest())).stored_bytes
         assert full > 7_000_000
+        await client.experience.RecordTransitions(RecordTransitionsRequest(items=[end]))
 
         async def smaller() -> bool:
             counts = await client.experience.GetStatistics(GetStatisticsRequest())
