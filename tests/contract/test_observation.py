@@ -126,11 +126,11 @@ def test_the_extended_spec_begins_with_the_seed_specs_features(snapshot: MultiSl
     np.testing.assert_array_equal(seed[:18], extended[:18])
     for index in range(len(snapshot.slots)):
         of_seed = seed[18 + 10 * index :][:10]
-        np.testing.assert_array_equal(of_seed, extended[22 + 13 * index :][:10])
+        np.testing.assert_array_equal(of_seed, extended[22 + 16 * index :][:10])
 
 
-def test_three_slots_give_48_numbers_under_the_seed_spec_and_61_under_the_extended_one() -> None:
-    assert (vector_length(SEED_SPEC, 3), vector_length(EXTENDED_SPEC, 3)) == (48, 61)
+def test_three_slots_give_48_numbers_under_the_seed_spec_and_70_under_the_extended_one() -> None:
+    assert (vector_length(SEED_SPEC, 3), vector_length(EXTENDED_SPEC, 3)) == (48, 70)
 
 
 @BOTH_SPECS
@@ -145,7 +145,7 @@ def test_the_fingerprints_of_the_named_specs_stay() -> None:
         "724a8574221df5afd1a273beb2fe1eb21ef1577ad71f13659ef3d1f94101d053"
     )
     assert EXTENDED_SPEC.fingerprint == (
-        "08f3fedaf8e574244c0117a4bd91db052bd8a5509de805b061f50031921a74ba"
+        "160a671fd83ce7d71f9c17e30d4a38a7a0392cc4a20993616588a3e5e85bf9bc"
     )
 
 

@@ -293,7 +293,7 @@ def test_a_data_set_has_the_spec_and_the_slots_of_its_episodes(slots: int) -> No
     episodes = [made_episode(7, 30, slots=slots, spec=EXTENDED_SPEC)]
     write_minari(NAME, episodes)
     loaded = minari.load_dataset(NAME)
-    assert loaded.observation_space.shape == (22 + 13 * slots,)
+    assert loaded.observation_space.shape == (22 + 16 * slots,)
     assert loaded.action_space.n == 1 + 3 * slots
     assert all(map(loaded.observation_space.contains, loaded[0].observations))
     metadata = loaded.storage.metadata

@@ -15,7 +15,7 @@ func Seed() *leylinev1.ObservationSpec {
 	return spec("seed", seedGlobal, seedSlot)
 }
 
-// Extended returns what [Seed] has and what learning was seen to need besides: 22 global features and 13 a slot. The
+// Extended returns what [Seed] has and what learning was seen to need besides: 22 global features and 16 a slot. The
 // message is the caller's own.
 func Extended() *leylinev1.ObservationSpec {
 	return spec("extended", join(seedGlobal, extendedGlobal), join(seedSlot, extendedSlot))
@@ -113,8 +113,17 @@ var (
 		{"seed_cost", parameterRatio},
 		{"gradmax_norm", scale{"nats per weight", log1p, 1, 0, 3, -1, 0}},
 		{"ablation_delta", gap},
+		// Each stage but DORMANT has a number that is 1 from it on; has_seed is that of GERMINATED.
+		{"reached_training", reached(leylinev1.Stage_STAGE_TRAINING)},
+		{"reached_blending", reached(leylinev1.Stage_STAGE_BLENDING)},
+		{"reached_fossilized", reached(leylinev1.Stage_STAGE_FOSSILIZED)},
 	}
 )
+
+// reached is 1 from a stage's number on and 0 before it: the clip makes a step of the difference.
+func reached(stage leylinev1.Stage) scale {
+	return scale{"boolean", linear, 1, 0, 1, -1, float64(stage) - 1}
+}
 
 func join(parts ...[]row) []row {
 	var all []row
@@ -157,7 +166,7 @@ func source(row row) (field string, age uint32) {
 	}
 	switch row.name {
 	// The design speaks of a seed's stage and alpha; SlotReading just says stage and alpha.
-	case "seed_stage":
+	case "seed_stage", "reached_training", "reached_blending", "reached_fossilized":
 		return "stage", 0
 	case "seed_alpha":
 		return "alpha", 0

@@ -33,7 +33,14 @@ from leyline.v1.observation_pb2 import (
     ObservationSpec,
     Scaling,
 )
-from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, SlotReading
+from leyline.v1.snapshot_pb2 import (
+    STAGE_BLENDING,
+    STAGE_FOSSILIZED,
+    STAGE_TRAINING,
+    MultiSlotSnapshot,
+    SlotReading,
+    Stage,
+)
 
 
 class UnknownSpec(LookupError):
@@ -70,6 +77,18 @@ _GAP = _Scale("nats", SCALING_SYMLOG, 1, -1, 2, -1.5)
 _SHARE = _Scale("fraction", SCALING_LINEAR, 1, 0, 1, -1)
 _PARAMETER_RATIO = _Scale("ratio", SCALING_LOG1P, 1, 0, 3, -1)
 _RESERVED = _Scale("none", SCALING_RESERVED, 1, 0, 0, 0)
+
+_REACHED = {
+    "reached_training": STAGE_TRAINING,
+    "reached_blending": STAGE_BLENDING,
+    "reached_fossilized": STAGE_FOSSILIZED,
+}
+
+
+def _reached(stage: Stage.ValueType) -> _Scale:
+    """From a stage's number on 1, before it 0: the clip makes a step of it."""
+    return _Scale("boolean", SCALING_LINEAR, 1, 0, 1, -1, offset=stage - 1)
+
 
 _HISTORY = 5  # repeated fields of the contract hold at most so many
 
@@ -110,10 +129,13 @@ _EXTENDED_SLOT: list[tuple[str, _Scale]] = [
     ("seed_cost", _PARAMETER_RATIO),
     ("gradmax_norm", _Scale("nats per weight", SCALING_LOG1P, 1, 0, 3, -1)),
     ("ablation_delta", _GAP),
+    # Each stage but DORMANT has a number that is 1 from it on (has_seed is GERMINATED's): what to
+    # do differs from stage to stage, and a network cuts one number into five only slowly.
+    *((name, _reached(stage)) for name, stage in _REACHED.items()),
 ]
 
 # The design speaks of a seed's stage and alpha; SlotReading just says stage and alpha.
-_FIELD_OF = {"seed_stage": "stage", "seed_alpha": "alpha"}
+_FIELD_OF = {"seed_stage": "stage", "seed_alpha": "alpha", **dict.fromkeys(_REACHED, "stage")}
 
 
 def _feature(name: str, scale: _Scale) -> FeatureSpec:
@@ -184,7 +206,7 @@ SEED_SPEC = _spec("seed", _SEED_GLOBAL, _SEED_SLOT)
 """The seed design's own list: 18 global features and 10 a slot, three of them reserved."""
 
 EXTENDED_SPEC = _spec("extended", _EXTENDED_GLOBAL, _EXTENDED_SLOT)
-"""`SEED_SPEC`'s and what learning was seen to need besides: 22 global features and 13 a slot."""
+"""`SEED_SPEC`'s and what learning was seen to need besides: 22 global features and 16 a slot."""
 
 _BY_NAME = {spec.name: spec for spec in (SEED_SPEC, EXTENDED_SPEC)}
 

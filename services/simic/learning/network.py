@@ -19,6 +19,9 @@ from simic.policies.artifact import OBSERVATION_BOUND
 SMALLEST_SCALE = 0.1
 """A feature that hardly varied in the first batch is not magnified more than tenfold."""
 
+CLOCK = ("time_left",)
+"""Fields of a snapshot that say how much time is left."""
+
 Weights = Mapping[str, NDArray[np.float32]]
 Network = TypeVar("Network", bound="PolicyNetwork")
 
@@ -30,13 +33,14 @@ class Layout:
     Attributes:
         global_features: how many.
         slot_features: how many a slot.
-        masked: names of features that a network must not see are turned into their places in the
-            template, global features first.
+        masked: places in the template, global features first, of what a network must not see.
+        clock: places of the global features that say how much time is left.
     """
 
     global_features: int
     slot_features: int
     masked: frozenset[int] = frozenset()
+    clock: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, spec: ObservationSpec, masked: Iterable[str] = ()) -> Layout:
@@ -46,6 +50,9 @@ class Layout:
             len(spec.global_features),
             len(spec.slot_features),
             frozenset(names.index(name) for name in masked),
+            tuple(
+                place for place, feature in enumerate(spec.global_features) if feature.field in CLOCK
+            ),
         )
 
     def length(self, slots: int) -> int:
@@ -113,8 +120,8 @@ class PolicyNetwork(nn.Module, ABC):
         return None
 
     def decay_context(self, share: float) -> None:
-        """Shrink by a share what the policy makes of features that are no slot's, where that can
-        be told apart.
+        """Shrink by a share what the policy makes, in deciding about a slot, of features that are not
+        that slot's, where that can be told apart.
         """
         return None
 

@@ -30,7 +30,7 @@ class Recipe:
         learning_rate: of Adam, at the first update.
         final_learning_rate: after the last of ``annealing_updates``.
         gradient_norm: bound on the norm of each network's gradient.
-        context_decay: of what the policy makes of global features, by the learning rate and this
+        context_decay: of what the policy makes of a slot's context, by the learning rate and this
             at each gradient step (decoupled weight decay, Loshchilov & Hutter 2019).
         discount: gamma; 1, because episodes are short and end at a horizon.
         trace_decay: lambda of generalised advantage estimation.
@@ -45,11 +45,11 @@ class Recipe:
     evaluation_episodes: int = 8
     annealing_updates: int = 36
     learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-4
+    final_learning_rate: float = 3e-4
     gradient_norm: float = 0.5
-    context_decay: float = 1.0
+    context_decay: float = 2.0
     discount: float = 1.0
-    trace_decay: float = 0.95
+    trace_decay: float = 0.9
     feasibility_steps: int = 20
     feasibility_learning_rate: float = 3e-3
     value_steps: int = 64

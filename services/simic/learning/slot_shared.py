@@ -31,33 +31,63 @@ INITIAL_CULL = -1.5
 before they are fossilised, and nothing could be seen of what growing brings."""
 
 
-class _Encoder(nn.Module):
-    """Features of each slot (batch, slots, hidden), given global and slots' observations."""
-
-    def __init__(self, layout: Layout) -> None:
+class _Body(nn.Module):
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.hidden_1 = nn.Linear(layout.global_features + 2 * layout.slot_features, HIDDEN)
+        self.hidden_1 = nn.Linear(features, HIDDEN)
         self.hidden_2 = nn.Linear(HIDDEN, HIDDEN)
 
-    def forward(self, of_all: Tensor, of_slots: Tensor, present: Tensor) -> Tensor:
-        mean = _mean_over(of_slots, present)
-        slots = of_slots.shape[1]
-        context = torch.cat([of_all, mean], -1).unsqueeze(1).expand(-1, slots, -1)
-        joined = torch.cat([context, of_slots], -1)
-        return torch.tanh(self.hidden_2(torch.tanh(self.hidden_1(joined))))
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tanh(self.hidden_2(torch.tanh(self.hidden_1(features))))
 
 
-class _Policy(_Encoder):
+class _Policy(_Body):
+    """Features of each slot (batch, slots, hidden), given the context and the slots."""
+
     def __init__(self, layout: Layout) -> None:
-        super().__init__(layout)
+        super().__init__(layout.global_features + 2 * layout.slot_features)
         self.act = nn.Linear(HIDDEN, ACTING_TYPES)
         self.wait = nn.Linear(HIDDEN, 1)
 
 
-class _Value(_Encoder):
-    def __init__(self, layout: Layout) -> None:
-        super().__init__(layout)
+class _ValueOf(_Body):
+    """What is to be expected of one thing."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
         self.head = nn.Linear(HIDDEN, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        column: Tensor = self.head(super().forward(features))
+        return column.squeeze(-1)
+
+
+class _Value(nn.Module):
+    """What the network as a whole will yet gain, and each slot besides.
+
+    A sum, because that is what a network's accuracy nearly is of what its seeds add to it. That a
+    slot's part sees no more than the slot and the time is what makes it learnable from few
+    episodes.
+
+    Attributes:
+        clock: 1 for the global features that say how much time is left, and 0 for the others.
+    """
+
+    clock: Tensor
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.of_all = _ValueOf(layout.global_features)
+        self.of_slot = _ValueOf(layout.global_features + layout.slot_features)
+        clock = torch.zeros(layout.global_features)
+        clock[list(layout.clock)] = 1
+        self.register_buffer("clock", clock)
+
+    def forward(self, of_all: Tensor, of_slots: Tensor, present: Tensor) -> Tensor:
+        time = _for_each(of_all * self.clock, of_slots.shape[1])
+        of_each = self.of_slot(torch.cat([time, of_slots], -1))
+        total: Tensor = self.of_all(of_all) + (of_each * present.squeeze(-1)).sum(1)
+        return total
 
 
 class _Feasibility(nn.Module):
@@ -74,10 +104,11 @@ class _Feasibility(nn.Module):
 
 
 class SlotSharedNetwork(PolicyNetwork):
-    """[global, slot, mean of slots] → 64 → 64 for every slot, and a learned feasibility head.
+    """[global, mean of slots, slot] → 64 → 64 for every slot, and a learned feasibility head.
 
     The head predicts from wasted turns whether an action would be a no-op. Its log-sigmoid is
     added to the logits: no hard mask, no penalty. Nothing but its own loss moves it.
+    The value is a sum over the network as a whole and its slots.
     """
 
     name = "slot-shared"
@@ -99,8 +130,12 @@ class SlotSharedNetwork(PolicyNetwork):
         self.policy = _Policy(layout)
         self.value = _Value(layout)
         self.feasible = _Feasibility(layout)
-        gains = {"policy.act": 0.01, "policy.wait": 0.01, "value.head": 1.0, "feasible.head": 0.01}
-        self._initialise(gains, seed)
+        values = dict.fromkeys(("value.of_all.head", "value.of_slot.head"), 1.0)
+        policies = dict.fromkeys(("policy.act", "policy.wait", "feasible.head"), 0.01)
+        self._initialise(values | policies, seed)
+        decayed = torch.ones(layout.global_features + layout.slot_features)
+        decayed[list(layout.clock)] = 0
+        self._decayed = decayed
         with torch.no_grad():
             self.policy.act.bias[CULL] = INITIAL_CULL
 
@@ -121,9 +156,8 @@ class SlotSharedNetwork(PolicyNetwork):
         """The expected return from each observation on, (batch,), in units of the reward."""
         of_all, of_slots = self._parts(observations)
         present = _present(of_slots, slots)
-        features = self.value(of_all, of_slots, present)
-        column: Tensor = self.value.head(_mean_over(features, present))
-        return column.squeeze(-1)
+        values: Tensor = self.value(of_all, of_slots, present)
+        return values
 
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the artifact computes: type logits, slot logits by type, values."""
@@ -147,17 +181,21 @@ class SlotSharedNetwork(PolicyNetwork):
 
     @torch.no_grad()
     def decay_context(self, share: float) -> None:
-        """Shrink by a share what the policy makes of the global features.
+        """Shrink by a share what the policy makes, in deciding about a slot, of anything but that
+        slot and the time.
 
-        They are the same for all slots and hardly vary but with time: of few episodes a policy
-        learns by heart what happened to go with them, and it does not hold elsewhere.
+        The global features hardly vary but with time, and other slots rarely matter: of few
+        episodes a policy learns by heart what happened to go with them, and it does not hold
+        elsewhere.
         """
-        self.policy.hidden_1.weight[:, : self.layout.global_features] *= 1 - share
+        self.policy.hidden_1.weight[:, : len(self._decayed)] *= 1 - share * self._decayed
 
     def _logits(self, observations: Tensor, slots: Tensor | None) -> tuple[Tensor, Tensor]:
         of_all, of_slots = self._parts(observations)
         present = _present(of_slots, slots)
-        features = self.policy(of_all, of_slots, present)
+        context = torch.cat([of_all, _mean_over(of_slots, present)], -1)
+        each = _for_each(context, of_slots.shape[1])
+        features = self.policy(torch.cat([each, of_slots], -1))
         feasible = functional.logsigmoid(self.feasible(of_slots)).detach()
         act = (self.policy.act(features) + feasible).masked_fill(present == 0, OUT_OF_REACH)
         act = act.transpose(1, 2)
@@ -181,6 +219,11 @@ class SlotSharedNetwork(PolicyNetwork):
             self.observation_seen[features:],
         )
         return of_all, of_slots
+
+
+def _for_each(shared: Tensor, slots: int) -> Tensor:
+    """What all slots share (batch, features), for each of them (batch, slots, features)."""
+    return shared.unsqueeze(1).expand(-1, slots, -1)
 
 
 def _present(of_slots: Tensor, slots: Tensor | None) -> Tensor:

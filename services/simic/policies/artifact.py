@@ -104,8 +104,10 @@ def slot_shared_model(weights: Weights) -> ModelProto:
         *_normalisation("slots_raw", "slots_", "slots"),
         helper.make_node("ReduceMean", ["slots"], ["slots_average"], axes=[1], keepdims=0),
         helper.make_node("Concat", ["all", "slots_average"], ["shared"], axis=1),
-        *_encoder("policy"),
-        *_encoder("value"),
+        *_encoder("policy", "shared", "context"),
+        helper.make_node(
+            "ReduceMean", ["policy.features"], ["policy.mean"], axes=[1], keepdims=0
+        ),
         *_each("slots", "feasible.hidden", "feasible.sum"),
         helper.make_node("Tanh", ["feasible.sum"], ["feasible.features"]),
         *_each("feasible.features", "feasible.head", "feasible.logits"),
@@ -121,8 +123,7 @@ def slot_shared_model(weights: Weights) -> ModelProto:
         _slice("act", "start", "one", "slots_axis", "act_row"),
         helper.make_node("Sub", ["act_row", "act_row"], ["no_slot"]),
         helper.make_node("Concat", ["no_slot", "act"], ["slot_logits"], axis=1),
-        _linear("value.mean", "value.head", "value_column"),
-        helper.make_node("Squeeze", ["value_column", "features_axis"], ["value"]),
+        *_value(),
     ]
     return _model(nodes, {**constants, **weights}, "length", "slots")
 
@@ -171,32 +172,45 @@ def _normalisation(source: str, part: str, result: str) -> Iterable[NodeProto]:
     yield helper.make_node("Mul", [f"{part}bounded", f"{prefix}seen"], [result])
 
 
-def _encoder(network: str) -> Iterable[NodeProto]:
-    """Features of each slot [batch, slots, hidden], and their mean [batch, hidden].
+def _value() -> Iterable[NodeProto]:
+    """The value [batch]: what is expected of the network as a whole, and of each slot."""
+    yield helper.make_node("Mul", ["all", "value.clock"], ["value.time"])
+    yield from _encoder("value.of_slot", "value.time", "of_all")
+    yield from _each("value.of_slot.features", "value.of_slot.head", "value.of_each")
+    yield helper.make_node(
+        "ReduceSum", ["value.of_each", "slots_axis"], ["value.of_slots"], keepdims=0
+    )
+    body = "value.of_all"
+    yield _linear("all", f"{body}.hidden_1", f"{body}.sum_1")
+    yield helper.make_node("Tanh", [f"{body}.sum_1"], [f"{body}.hidden"])
+    yield _linear(f"{body}.hidden", f"{body}.hidden_2", f"{body}.sum_2")
+    yield helper.make_node("Tanh", [f"{body}.sum_2"], [f"{body}.features"])
+    yield _linear(f"{body}.features", f"{body}.head", "value.of_network")
+    yield helper.make_node("Add", ["value.of_network", "value.of_slots"], ["value_column"])
+    yield helper.make_node("Squeeze", ["value_column", "features_axis"], ["value"])
+
+
+def _encoder(body: str, shared: str, length: str) -> Iterable[NodeProto]:
+    """Features of each slot [batch, slots, hidden], of ``length`` shared numbers and its own.
 
     What all slots share goes through its part of the first layer once, and is then added to each.
     """
-    layer = f"{network}.hidden_1"
-    yield _slice(f"{layer}.weight", "start", "context", "features_axis", f"{layer}.of_shared")
-    yield _slice(f"{layer}.weight", "context", "end", "features_axis", f"{layer}.of_slot")
+    layer = f"{body}.hidden_1"
+    yield _slice(f"{layer}.weight", "start", length, "features_axis", f"{layer}.of_shared")
+    yield _slice(f"{layer}.weight", length, "end", "features_axis", f"{layer}.of_slot")
     yield helper.make_node(
         "Gemm",
-        ["shared", f"{layer}.of_shared", f"{layer}.bias"],
-        [f"{network}.shared_row"],
+        [shared, f"{layer}.of_shared", f"{layer}.bias"],
+        [f"{body}.shared_row"],
         transB=1,
     )
-    yield helper.make_node(
-        "Unsqueeze", [f"{network}.shared_row", "slots_axis"], [f"{network}.shared"]
-    )
+    yield helper.make_node("Unsqueeze", [f"{body}.shared_row", "slots_axis"], [f"{body}.shared"])
     yield helper.make_node("Transpose", [f"{layer}.of_slot"], [f"{layer}.turned"], perm=[1, 0])
-    yield helper.make_node("MatMul", ["slots", f"{layer}.turned"], [f"{network}.own"])
-    yield helper.make_node("Add", [f"{network}.own", f"{network}.shared"], [f"{network}.sum_1"])
-    yield helper.make_node("Tanh", [f"{network}.sum_1"], [f"{network}.hidden"])
-    yield from _each(f"{network}.hidden", f"{network}.hidden_2", f"{network}.sum_2")
-    yield helper.make_node("Tanh", [f"{network}.sum_2"], [f"{network}.features"])
-    yield helper.make_node(
-        "ReduceMean", [f"{network}.features"], [f"{network}.mean"], axes=[1], keepdims=0
-    )
+    yield helper.make_node("MatMul", ["slots", f"{layer}.turned"], [f"{body}.own"])
+    yield helper.make_node("Add", [f"{body}.own", f"{body}.shared"], [f"{body}.sum_1"])
+    yield helper.make_node("Tanh", [f"{body}.sum_1"], [f"{body}.hidden"])
+    yield from _each(f"{body}.hidden", f"{body}.hidden_2", f"{body}.sum_2")
+    yield helper.make_node("Tanh", [f"{body}.sum_2"], [f"{body}.features"])
 
 
 def _each(source: str, layer: str, result: str) -> Iterable[NodeProto]:
