@@ -51,7 +51,9 @@ class Layout:
             len(spec.slot_features),
             frozenset(names.index(name) for name in masked),
             tuple(
-                place for place, feature in enumerate(spec.global_features) if feature.field in CLOCK
+                place
+                for place, feature in enumerate(spec.global_features)
+                if feature.field in CLOCK
             ),
         )
 
@@ -120,8 +122,8 @@ class PolicyNetwork(nn.Module, ABC):
         return None
 
     def decay_context(self, share: float) -> None:
-        """Shrink by a share what the policy makes, in deciding about a slot, of features that are not
-        that slot's, where that can be told apart.
+        """Shrink by a share what a decision about a slot owes to features that are not that slot's,
+        where that can be told apart.
         """
         return None
 

@@ -105,9 +105,7 @@ def slot_shared_model(weights: Weights) -> ModelProto:
         helper.make_node("ReduceMean", ["slots"], ["slots_average"], axes=[1], keepdims=0),
         helper.make_node("Concat", ["all", "slots_average"], ["shared"], axis=1),
         *_encoder("policy", "shared", "context"),
-        helper.make_node(
-            "ReduceMean", ["policy.features"], ["policy.mean"], axes=[1], keepdims=0
-        ),
+        helper.make_node("ReduceMean", ["policy.features"], ["policy.mean"], axes=[1], keepdims=0),
         *_each("slots", "feasible.hidden", "feasible.sum"),
         helper.make_node("Tanh", ["feasible.sum"], ["feasible.features"]),
         *_each("feasible.features", "feasible.head", "feasible.logits"),
