@@ -41,12 +41,12 @@ up: $(READY) $(DESCRIPTORS) ## Run the three services on this machine
 
 .PHONY: test
 test: $(READY) $(DESCRIPTORS) ## Run every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 .PHONY: test-oldest
 test-oldest: $(READY_OLDEST) ## Run the tests of the rooms with the oldest admitted dependencies
 	$(VENV_OLDEST)/bin/python proto/stubs.py --stubs clients/python
-	$(VENV_OLDEST)/bin/python -m pytest -n 2 $(ROOMS) $(ARGS)
+	$(VENV_OLDEST)/bin/python -m pytest -n 2 -m "not lengthy" $(ROOMS) $(ARGS)
 
 # -count=1, because Go's cache of results does not see a change of proto/testdata, which lies outside its modules.
 .PHONY: test-go
@@ -108,6 +108,10 @@ study-seeding: $(READY) $(DESCRIPTORS) ## Measure ways to train and blend an iso
 .PHONY: study-seeding-to-the-end
 study-seeding-to-the-end: $(READY) $(DESCRIPTORS) ## Compare both shadow paths to the end of the episode (half an hour)
 	$(BIN)/python -m tests.studies.seeding --to-the-end --out docs/findings/seeding-to-the-end.json $(ARGS)
+
+.PHONY: study-learning
+study-learning: $(READY) $(DESCRIPTORS) ## Learn policies on the growth simulator, beside controls (a quarter of an hour)
+	$(BIN)/python -m tests.studies.learning --out docs/findings/learning.json $(ARGS)
 
 .PHONY: test-growth-full
 test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill points, in full (10,000 steps)

@@ -18,6 +18,7 @@ from tests.benchmarks.kasmina_interval import attaching, throughput
 from tests.benchmarks.other_servers import beside_others, check_environments
 from tests.benchmarks.reading import ROWS, reading
 from tests.benchmarks.report import LEAST_REPETITIONS, Measurement, load_rows, report, table, write
+from tests.benchmarks.updates import updating
 
 Measurements = dict[str, Measurement]
 
@@ -44,6 +45,10 @@ def groups(
         "reading": (
             f"{repetitions} rounds over {rows} transitions",
             lambda: reading(repetitions, rows),
+        ),
+        "update": (
+            f"{rounds} pairs, half a minute",
+            lambda: asyncio.to_thread(updating, rounds),
         ),
         "servers": (f"{repetitions} rounds, 4 minutes", lambda: beside_others(repetitions)),
     }

@@ -18,6 +18,8 @@ from simic.learning.plan import ALGORITHMS, fill
 from simic.learning.recipes import AwrRecipe, DdqnRecipe, Recipe
 from simic.learning.rollout import NO_SLOT, Trajectory
 
+pytestmark = pytest.mark.lengthy
+
 # What AWR learns from must be plenty: of few steps a value network learns the chance by heart, and
 # no action is better than expected any more.
 AWR = AwrRecipe(

@@ -40,14 +40,26 @@ def test_a_one_step_bandit_is_solved_for_every_type_and_slot(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_reward_for_germinating_comes_ten_steps_later_and_is_still_learned(name: str) -> None:
-    def reward(types: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        rewards = np.zeros(len(types))
-        rewards[-1] = float(types[0] == 1 and slots[0] == 1)
-        return rewards
-
-    world = World(11, reward)
+    world = World(11, pays_late)
     ppo = learn(world, FEW_STEPS, updates=24, episodes=32, name=name)
     assert world.score(ppo.network) > 0.7
+
+
+def pays_late(types: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 at the end of an episode that began with a germination in slot 1."""
+    rewards = np.zeros(len(types))
+    rewards[-1] = float(types[0] == 1 and slots[0] == 1)
+    return rewards
+
+
+def test_decisions_three_versions_old_teach_nine_tenths_of_what_new_ones_do() -> None:
+    scores = []
+    for lag in (0, 3):
+        ppo = learn(World(1, pays_for(2, 1)), FEW_STEPS, updates=24, episodes=64, lag=lag)
+        scores.append(World(1, pays_for(2, 1), seed=9).score(ppo.network, 400))
+    fresh, stale = scores
+    assert fresh > 0.9
+    assert stale >= 0.9 * fresh
 
 
 def test_shuffled_rewards_teach_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -100,15 +101,22 @@ def _draw(log_probs: NDArray[np.float32], random: np.random.Generator) -> NDArra
 
 
 def learn(
-    world: World, recipe: PpoRecipe, updates: int, episodes: int, name: str = "slot-shared"
+    world: World,
+    recipe: PpoRecipe,
+    updates: int,
+    episodes: int,
+    name: str = "slot-shared",
+    lag: int = 0,
 ) -> Ppo:
-    """Learn from so many batches of so many episodes."""
+    """Learn from so many batches of so many episodes, played by a network so many updates old."""
     ppo = Ppo(network(name), recipe, updates)
     batches: list[Sequence[Trajectory]] = []
+    versions = [copy.deepcopy(ppo.network)]
     for number in range(1, updates + 1):
-        fresh = world.play(ppo.network, episodes)
+        fresh = world.play(versions[max(0, len(versions) - 1 - lag)], episodes)
         ppo.update(fresh, batches[-ppo.batches :], number)
         batches.append(fresh)
+        versions = [*versions[-lag - 1 :], copy.deepcopy(ppo.network)]
     return ppo
 
 

@@ -1,0 +1,205 @@
+"""What a policy learns on the growth simulator from so many episodes: `make study-learning`.
+
+Each arm is a way of learning; it is repeated with several seeds, and what was learned plays fresh
+episodes of the family that it learned on and of the held-out one. Scores are shares of what the
+oracle's bound says can be gained over always waiting. Trainers, networks and algorithms are those
+of the services, in one process: the wire, the store and the artifacts are left out. A result is a
+line of a file as soon as it is there, so that a study that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from tests.studies.simulated import Pay, Rewards, as_it_is, evaluate, learn
+
+from kasmina.simulator.parameters import load_family
+from leyline.v1.learner_pb2 import TrainingPlan
+
+EVALUATION_EPISODES = 80
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of learning.
+
+    Attributes:
+        network: its name.
+        lag: updates by which the network that plays is behind the newest one.
+        shuffled: whether rewards are dealt out anew among the steps of a batch, so that there is
+            nothing to learn.
+    """
+
+    network: str = "slot-shared"
+    lag: int = 0
+    shuffled: bool = False
+
+
+ARMS: Mapping[str, Arm] = {
+    "default": Arm(),
+    "lag 3": Arm(lag=3),
+    "mlp": Arm(network="mlp"),
+    "shuffled rewards": Arm(shuffled=True),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one training came to.
+
+    Attributes:
+        default: mean score on fresh episodes of the family that it learned on, most probable
+            actions.
+        held_out: the same on the held-out family.
+        drawn: as `default`, with actions drawn from the policy.
+        wait_share: of the last update's episodes.
+        curve: mean score of the episodes of each update.
+    """
+
+    arm: str
+    seed: int
+    episodes: int
+    default: float
+    held_out: float
+    drawn: float
+    wait_share: float
+    curve: Sequence[float]
+    seconds: float
+
+
+def train(name: str, seed: int, episodes: int) -> Result:
+    """One training of an arm, and what it learned."""
+    began, arm, family = time.monotonic(), ARMS[name], load_family("default")
+    plan = TrainingPlan(seed=seed, network=arm.network, observation_spec="extended")
+    pay: Pay = partial(shuffled, np.random.default_rng(seed)) if arm.shuffled else as_it_is
+    learned = learn(family, plan, episodes, lag=arm.lag, pay=pay)
+    return Result(
+        arm=name,
+        seed=seed,
+        episodes=episodes,
+        default=evaluate(learned.network, family, EVALUATION_EPISODES),
+        held_out=evaluate(learned.network, load_family("held-out"), EVALUATION_EPISODES),
+        drawn=evaluate(learned.network, family, EVALUATION_EPISODES, greedy=False),
+        wait_share=learned.updates[-1].diagnostics["wait_share"],
+        curve=[round(score, 4) for score in learned.scores],
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def shuffled(random: np.random.Generator, paid: Sequence[Rewards]) -> Sequence[Rewards]:
+    """The same rewards, each at another step."""
+    ends = np.cumsum([len(each) for each in paid])[:-1]
+    return np.split(random.permutation(np.concatenate(paid)), ends)
+
+
+def play(
+    wanted: Sequence[tuple[str, int]], episodes: int, file: Path, workers: int
+) -> list[Result]:
+    """Results of these arms and seeds, in that order; what the file has is not trained again."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    known = {
+        (result.arm, result.seed): result for result in _read(file) if result.episodes == episodes
+    }
+    missing = [each for each in wanted if each not in known]
+    began = time.monotonic()
+    with ProcessPoolExecutor(workers) as pool, file.open("a") as lines:
+        futures = [pool.submit(train, name, seed, episodes) for name, seed in missing]
+        for done, future in enumerate(as_completed(futures), 1):
+            result = future.result()
+            known[result.arm, result.seed] = result
+            print(json.dumps(asdict(result)), file=lines, flush=True)
+            left = (time.monotonic() - began) / done * (len(missing) - done)
+            print(
+                f"{done} of {len(missing)}: {result.arm}, seed {result.seed}: "
+                f"{result.default:.3f}; about {left / 60:.0f} min left",
+                file=sys.stderr,
+            )
+    return [known[each] for each in wanted]
+
+
+def _read(file: Path) -> list[Result]:
+    if not file.exists():
+        return []
+    return [Result(**json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def table(results: Sequence[Result]) -> str:
+    """A row for each arm: means over its seeds, and the worst of them."""
+    rows = [
+        "| arm | seeds | default: mean | worst | drawn | held-out: mean | worst | most WAIT |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(result.arm for result in results):
+        mine = [result for result in results if result.arm == name]
+        default, held_out = [each.default for each in mine], [each.held_out for each in mine]
+        numbers = (
+            statistics.fmean(default),
+            min(default),
+            statistics.fmean(each.drawn for each in mine),
+            statistics.fmean(held_out),
+            min(held_out),
+            max(each.wait_share for each in mine),
+        )
+        cells = (name, str(len(mine)), *(f"{number:.3f}" for number in numbers))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """The score of each update's episodes: the mean over an arm's seeds, thinly the seeds."""
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for number, name in enumerate(dict.fromkeys(result.arm for result in results)):
+        curves = [result.curve for result in results if result.arm == name]
+        for curve in curves:
+            axes.plot(range(1, len(curve) + 1), curve, f"C{number}", alpha=0.2, lw=1)
+        mean = np.mean(curves, axis=0)
+        axes.plot(range(1, len(mean) + 1), mean, f"C{number}", lw=2, label=name)
+    axes.set_xlabel("update")
+    axes.set_ylabel("score of its episodes (0: always waiting, 1: the oracle's bound)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> int:
+    """Trains what is missing and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--arm", action="append", choices=tuple(ARMS), help="all if not given")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=288)
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--folder", type=Path, default=Path("build/studies/learning"))
+    parser.add_argument("--out", type=Path, default=None, help="JSON, and a picture beside it")
+    options = parser.parse_args()
+
+    wanted = [(name, seed) for name in options.arm or ARMS for seed in range(options.seeds)]
+    file = options.folder / "results.jsonl"
+    results = play(wanted, options.episodes, file, options.workers)
+    print(table(results))
+    if options.out is not None:
+        machine = f"{platform.machine()}, torch {torch.__version__}, one thread a training"
+        record = {"machine": machine, "results": [asdict(result) for result in results]}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
+        draw(results, options.out.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
