@@ -88,7 +88,7 @@ def _reference(
     all_values = torch.from_numpy(values).float()
     all_advantages = torch.from_numpy(advantages).float()
     returns = all_advantages + all_values
-    old = torch.from_numpy(steps.behaviour_log_probs).float()
+    old = steps.behaviour_log_probs.float()
     for _epoch in range(recipe.epochs):
         for rows in torch.randperm(len(steps)).chunk(recipe.minibatches):
             observations, slots_seen = steps.observations[rows], steps.slots_seen[rows]
