@@ -55,12 +55,12 @@ def mlp_model(weights: Weights) -> ModelProto:
     }
     nodes = [
         *_normalisation("observation", "", "normalised"),
-        *_body("policy"),
+        *_body("policy", "normalised", "Relu"),
         _linear("policy.features", "policy.type_head", "type_logits"),
         _linear("policy.features", "policy.slot_head", "slot_row"),
         helper.make_node("Unsqueeze", ["slot_row", "type_axis"], ["slot_plane"]),
         helper.make_node("Tile", ["slot_plane", "for_each_type"], ["slot_logits"]),
-        *_body("value"),
+        *_body("value", "normalised", "Relu"),
         _linear("value.features", "value.head", "value_column"),
         helper.make_node("Squeeze", ["value_column", "value_axis"], ["value"]),
     ]
@@ -178,12 +178,8 @@ def _value() -> Iterable[NodeProto]:
     yield helper.make_node(
         "ReduceSum", ["value.of_each", "slots_axis"], ["value.of_slots"], keepdims=0
     )
-    body = "value.of_all"
-    yield _linear("all", f"{body}.hidden_1", f"{body}.sum_1")
-    yield helper.make_node("Tanh", [f"{body}.sum_1"], [f"{body}.hidden"])
-    yield _linear(f"{body}.hidden", f"{body}.hidden_2", f"{body}.sum_2")
-    yield helper.make_node("Tanh", [f"{body}.sum_2"], [f"{body}.features"])
-    yield _linear(f"{body}.features", f"{body}.head", "value.of_network")
+    yield from _body("value.of_all", "all", "Tanh")
+    yield _linear("value.of_all.features", "value.of_all.head", "value.of_network")
     yield helper.make_node("Add", ["value.of_network", "value.of_slots"], ["value_column"])
     yield helper.make_node("Squeeze", ["value_column", "features_axis"], ["value"])
 
@@ -222,11 +218,12 @@ def _slice(source: str, first: str, last: str, axis: str, result: str) -> NodePr
     return helper.make_node("Slice", [source, first, last, axis], [result])
 
 
-def _body(network: str) -> Iterable[NodeProto]:
-    yield _linear("normalised", f"{network}.hidden_1", f"{network}.sum_1")
-    yield helper.make_node("Relu", [f"{network}.sum_1"], [f"{network}.hidden"])
+def _body(network: str, source: str, activation: str) -> Iterable[NodeProto]:
+    """Two layers on rows [batch, length] of ``source``."""
+    yield _linear(source, f"{network}.hidden_1", f"{network}.sum_1")
+    yield helper.make_node(activation, [f"{network}.sum_1"], [f"{network}.hidden"])
     yield _linear(f"{network}.hidden", f"{network}.hidden_2", f"{network}.sum_2")
-    yield helper.make_node("Relu", [f"{network}.sum_2"], [f"{network}.features"])
+    yield helper.make_node(activation, [f"{network}.sum_2"], [f"{network}.features"])
 
 
 def _linear(source: str, layer: str, result: str) -> NodeProto:
