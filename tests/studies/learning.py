@@ -4,7 +4,8 @@ Each arm is a way of learning; it is repeated with several seeds, and what was l
 episodes of the family that it learned on and of the held-out one. Scores are shares of what the
 oracle's bound says can be gained over always waiting. Trainers, networks and algorithms are those
 of the services, in one process: the wire, the store and the artifacts are left out. A result is a
-line of a file as soon as it is there, so that a study that was interrupted goes on.
+line of a file as soon as it is there, so that a study that was interrupted goes on; the file does
+not know of changes to the code, so remove the folder after one.
 """
 
 from __future__ import annotations
