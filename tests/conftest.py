@@ -1,4 +1,4 @@
-"""What every test has: one Hypothesis profile, and a log context of its own."""
+"""What every test has: one Hypothesis profile, and a log of its own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
 
 
 @pytest.fixture(autouse=True)
-def log_context() -> None:
-    """Forget what an earlier test's calls have bound: a worker's are meant to be its process's."""
+def log_of_its_own() -> None:
+    """Forget what an earlier test's calls have bound, and where an attached script's log went.
+
+    Both are meant to be a process's, and a worker is one process for many tests.
+    """
     structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
