@@ -1,11 +1,12 @@
 """What a policy learns on the growth simulator from so many episodes: `make study-learning`.
 
 Each arm is a way of learning; it is repeated with several seeds, and what was learned plays fresh
-episodes of the family that it learned on and of the held-out one. Scores are shares of what the
-oracle's bound says can be gained over always waiting. Trainers, networks and algorithms are those
-of the services, in one process: the wire, the store and the artifacts are left out. A result is a
-line of a file as soon as it is there, so that a study that was interrupted goes on; the file does
-not know of changes to the code, so remove the folder after one.
+episodes of the family that it learned on, of the same with more slots than it has seen, and of the
+held-out family. Scores are shares of what the oracle's bound says can be gained over always
+waiting. Trainers, networks and algorithms are those of the services, in one process: the wire, the
+store and the artifacts are left out. A result is a line of a file as soon as it is there, so that a
+study that was interrupted goes on; the file does not know of changes to the code, so remove the
+folder after one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,12 +25,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from tests.studies.simulated import Pay, Rewards, as_it_is, evaluate, learn
+from tests.paired import interval_of
+from tests.studies.simulated import evaluate, learn
 
 from kasmina.simulator.parameters import load_family
 from leyline.v1.learner_pb2 import TrainingPlan
+from simic.learning.rollout import Trajectory
 
 EVALUATION_EPISODES = 80
+MORE_SLOTS = (6, 12)
 
 
 @dataclass(frozen=True)
@@ -40,20 +43,20 @@ class Arm:
     Attributes:
         network: its name.
         lag: updates by which the network that plays is behind the newest one.
-        shuffled: whether rewards are dealt out anew among the steps of a batch, so that there is
-            nothing to learn.
+        shuffled: what is dealt out anew among the steps of a batch: nothing can be learned from it.
     """
 
     network: str = "slot-shared"
     lag: int = 0
-    shuffled: bool = False
+    shuffled: frozenset[str] = frozenset()
 
 
 ARMS: Mapping[str, Arm] = {
     "default": Arm(),
     "lag 3": Arm(lag=3),
     "mlp": Arm(network="mlp"),
-    "shuffled rewards": Arm(shuffled=True),
+    "shuffled rewards": Arm(shuffled=frozenset({"rewards"})),
+    "shuffled feedback": Arm(shuffled=frozenset({"rewards", "no_ops"})),
 }
 
 
@@ -66,6 +69,7 @@ class Result:
             actions.
         held_out: the same on the held-out family.
         drawn: as `default`, with actions drawn from the policy.
+        more_slots: as `default`, by the number of slots; of a network that can decide for any.
         wait_share: of the last update's episodes.
         curve: mean score of the episodes of each update.
     """
@@ -76,6 +80,7 @@ class Result:
     default: float
     held_out: float
     drawn: float
+    more_slots: Mapping[str, float]
     wait_share: float
     curve: Sequence[float]
     seconds: float
@@ -85,8 +90,9 @@ def train(name: str, seed: int, episodes: int) -> Result:
     """One training of an arm, and what it learned."""
     began, arm, family = time.monotonic(), ARMS[name], load_family("default")
     plan = TrainingPlan(seed=seed, network=arm.network, observation_spec="extended")
-    pay: Pay = partial(shuffled, np.random.default_rng(seed)) if arm.shuffled else as_it_is
-    learned = learn(family, plan, episodes, lag=arm.lag, pay=pay)
+    tell = partial(shuffled, arm.shuffled, np.random.default_rng(seed))
+    learned = learn(family, plan, episodes, lag=arm.lag, tell=tell)
+    more = () if learned.network.slots else MORE_SLOTS
     return Result(
         arm=name,
         seed=seed,
@@ -94,16 +100,29 @@ def train(name: str, seed: int, episodes: int) -> Result:
         default=evaluate(learned.network, family, EVALUATION_EPISODES),
         held_out=evaluate(learned.network, load_family("held-out"), EVALUATION_EPISODES),
         drawn=evaluate(learned.network, family, EVALUATION_EPISODES, greedy=False),
+        more_slots={
+            str(slots): evaluate(
+                learned.network, family.with_episode(slots=slots), EVALUATION_EPISODES
+            )
+            for slots in more
+        },
         wait_share=learned.updates[-1].diagnostics["wait_share"],
         curve=[round(score, 4) for score in learned.scores],
         seconds=round(time.monotonic() - began, 1),
     )
 
 
-def shuffled(random: np.random.Generator, paid: Sequence[Rewards]) -> Sequence[Rewards]:
-    """The same rewards, each at another step."""
-    ends = np.cumsum([len(each) for each in paid])[:-1]
-    return np.split(random.permutation(np.concatenate(paid)), ends)
+def shuffled(
+    what: Iterable[str], random: np.random.Generator, batch: Sequence[Trajectory]
+) -> Sequence[Trajectory]:
+    """The same episodes, with some of their feedback at other steps."""
+    ends = np.cumsum([len(each) for each in batch])[:-1]
+    for name in sorted(what):
+        dealt = random.permutation(np.concatenate([getattr(each, name) for each in batch]))
+        parts = np.split(dealt, ends)
+        pairs = zip(batch, parts, strict=True)
+        batch = [Trajectory(**{**vars(each), name: part}) for each, part in pairs]
+    return batch
 
 
 def play(
@@ -138,25 +157,37 @@ def _read(file: Path) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A row for each arm: means over its seeds, and the worst of them."""
-    rows = [
-        "| arm | seeds | default: mean | worst | drawn | held-out: mean | worst | most WAIT |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """A row for each arm: means over its seeds, their 95 % intervals by Student's t, the worst."""
+    first = ("arm", "seeds", "default", "worst", "drawn", "held-out", "worst")
+    columns = (*first, *(f"{slots} slots" for slots in MORE_SLOTS), "most WAIT")
+    rows = [columns, ("---",) * len(columns)]
     for name in dict.fromkeys(result.arm for result in results):
         mine = [result for result in results if result.arm == name]
         default, held_out = [each.default for each in mine], [each.held_out for each in mine]
-        numbers = (
-            statistics.fmean(default),
-            min(default),
-            statistics.fmean(each.drawn for each in mine),
-            statistics.fmean(held_out),
-            min(held_out),
-            max(each.wait_share for each in mine),
+        rows.append(
+            (
+                name,
+                str(len(mine)),
+                _mean(default),
+                f"{min(default):.3f}",
+                _mean([each.drawn for each in mine]),
+                _mean(held_out),
+                f"{min(held_out):.3f}",
+                *(
+                    _mean([each.more_slots[str(slots)] for each in mine if each.more_slots])
+                    for slots in MORE_SLOTS
+                ),
+                f"{max(each.wait_share for each in mine):.3f}",
+            )
         )
-        cells = (name, str(len(mine)), *(f"{number:.3f}" for number in numbers))
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _mean(scores: Sequence[float]) -> str:
+    if not scores:
+        return ""
+    mean, half = interval_of(scores)
+    return f"{mean:.3f} ± {half:.3f}"
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

@@ -33,9 +33,8 @@ from simic.learning.update import Update
 
 ACTIONS = (Action.WAIT, Action.GERMINATE, Action.ADVANCE, Action.CULL)
 
-Rewards = NDArray[np.float64]
-Pay = Callable[[Sequence[Rewards]], Sequence[Rewards]]
-"""From what the steps of a batch's episodes were paid to what the learner is told."""
+Tell = Callable[[Sequence[Trajectory]], Sequence[Trajectory]]
+"""From a batch's episodes as they were to what the learner is told of them."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +160,9 @@ def choose(
     )
 
 
-def as_it_is(paid: Sequence[Rewards]) -> Sequence[Rewards]:
-    """What was paid."""
-    return paid
+def as_it_was(batch: Sequence[Trajectory]) -> Sequence[Trajectory]:
+    """The truth."""
+    return batch
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def learn(
     episodes: int,
     *,
     lag: int = 0,
-    pay: Pay = as_it_is,
+    tell: Tell = as_it_was,
 ) -> Learned:
     """Train a policy from scratch on so many episodes of a family.
 
@@ -196,7 +195,7 @@ def learn(
         plan: what to learn and how; its seed is that of the episodes, too.
         episodes: of the whole training.
         lag: updates by which the network that plays is behind the newest one.
-        pay: what the learner is told of the rewards.
+        tell: what the learner is told of the episodes.
     """
     torch.set_num_threads(1)
     filled = fill(plan)
@@ -217,10 +216,7 @@ def learn(
             for place in range(filled.episodes_per_update)
         ]
         played = simulation.play(versions[max(0, len(versions) - 1 - lag)], seeds, random)
-        paid = pay([each.trajectory.rewards for each in played])
-        fresh = [
-            _paid(each.trajectory, rewards) for each, rewards in zip(played, paid, strict=True)
-        ]
+        fresh = tell([each.trajectory for each in played])
         done.append(algorithm.update(fresh, batches[-algorithm.batches :], number, filled.seed))
         batches.append(fresh)
         versions = [*versions[-lag - 1 :], copy.deepcopy(network)]
@@ -245,7 +241,3 @@ def evaluate(
 def mean_score(played: Sequence[Played]) -> float:
     """Mean score of the episodes in which there is something to gain."""
     return float(np.mean([each.score for each in played if each.score is not None]))
-
-
-def _paid(trajectory: Trajectory, rewards: Rewards) -> Trajectory:
-    return Trajectory(**{**vars(trajectory), "rewards": rewards})
