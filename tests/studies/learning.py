@@ -3,10 +3,10 @@
 Each arm is a way of learning; it is repeated with several seeds, and what was learned plays fresh
 episodes of the family that it learned on, of the same with more slots than it has seen, and of the
 held-out family. Scores are shares of what the oracle's bound says can be gained over always
-waiting. Trainers, networks and algorithms are those of the services, in one process: the wire, the
-store and the artifacts are left out. A result is a line of a file as soon as it is there, so that a
-study that was interrupted goes on; the file does not know of changes to the code, so remove the
-folder after one.
+waiting. Arms that are "served" learn through the real services, over gRPC; the others' trainers,
+networks and algorithms are the same in one process: the wire, the store and the artifacts are left
+out. A result is a line of a file as soon as it is there, so that a study that was interrupted goes
+on; the file does not know of changes to the code, so remove the folder after one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from tests.paired import interval_of
+from tests.studies import served
 from tests.studies.simulated import evaluate, learn
 
 from kasmina.simulator.parameters import load_family
@@ -43,17 +44,21 @@ class Arm:
     Attributes:
         network: its name.
         lag: updates by which the network that plays is behind the newest one.
+        served: whether it learns through the services.
         shuffled: what is dealt out anew among the steps of a batch: nothing can be learned from it.
     """
 
     network: str = "slot-shared"
     lag: int = 0
+    served: bool = False
     shuffled: frozenset[str] = frozenset()
 
 
 ARMS: Mapping[str, Arm] = {
     "default": Arm(),
     "lag 3": Arm(lag=3),
+    "served": Arm(served=True),
+    "served, lag 3": Arm(served=True, lag=3),
     "mlp": Arm(network="mlp"),
     "shuffled rewards": Arm(shuffled=frozenset({"rewards"})),
     "shuffled feedback": Arm(shuffled=frozenset({"rewards", "no_ops"})),
@@ -71,7 +76,7 @@ class Result:
         drawn: as `default`, with actions drawn from the policy.
         more_slots: as `default`, by the number of slots; of a network that can decide for any.
         wait_share: of the last update's episodes.
-        curve: mean score of the episodes of each update.
+        curve: mean score of the episodes of each update; nothing of an arm that is served.
     """
 
     arm: str
@@ -88,26 +93,31 @@ class Result:
 
 def train(name: str, seed: int, episodes: int) -> Result:
     """One training of an arm, and what it learned."""
+    torch.set_num_threads(1)
     began, arm, family = time.monotonic(), ARMS[name], load_family("default")
     plan = TrainingPlan(seed=seed, network=arm.network, observation_spec="extended")
-    tell = partial(shuffled, arm.shuffled, np.random.default_rng(seed))
-    learned = learn(family, plan, episodes, lag=arm.lag, tell=tell)
-    more = () if learned.network.slots else MORE_SLOTS
+    curve: list[float] = []
+    if arm.served:
+        network, last = served.learn(plan, episodes, arm.lag)
+    else:
+        tell = partial(shuffled, arm.shuffled, np.random.default_rng(seed))
+        learned = learn(family, plan, episodes, lag=arm.lag, tell=tell)
+        network, last = learned.network, dict(learned.updates[-1].diagnostics)
+        curve = [round(score, 4) for score in learned.scores]
+    more = () if network.slots else MORE_SLOTS
     return Result(
         arm=name,
         seed=seed,
         episodes=episodes,
-        default=evaluate(learned.network, family, EVALUATION_EPISODES),
-        held_out=evaluate(learned.network, load_family("held-out"), EVALUATION_EPISODES),
-        drawn=evaluate(learned.network, family, EVALUATION_EPISODES, greedy=False),
+        default=evaluate(network, family, EVALUATION_EPISODES),
+        held_out=evaluate(network, load_family("held-out"), EVALUATION_EPISODES),
+        drawn=evaluate(network, family, EVALUATION_EPISODES, greedy=False),
         more_slots={
-            str(slots): evaluate(
-                learned.network, family.with_episode(slots=slots), EVALUATION_EPISODES
-            )
+            str(slots): evaluate(network, family.with_episode(slots=slots), EVALUATION_EPISODES)
             for slots in more
         },
-        wait_share=learned.updates[-1].diagnostics["wait_share"],
-        curve=[round(score, 4) for score in learned.scores],
+        wait_share=last["wait_share"],
+        curve=curve,
         seconds=round(time.monotonic() - began, 1),
     )
 
@@ -193,7 +203,8 @@ def _mean(scores: Sequence[float]) -> str:
 def draw(results: Sequence[Result], path: Path) -> None:
     """The score of each update's episodes: the mean over an arm's seeds, thinly the seeds."""
     figure, axes = plt.subplots(figsize=(8, 5))
-    for number, name in enumerate(dict.fromkeys(result.arm for result in results)):
+    arms = dict.fromkeys(result.arm for result in results if result.curve)
+    for number, name in enumerate(arms):
         curves = [result.curve for result in results if result.arm == name]
         for curve in curves:
             axes.plot(range(1, len(curve) + 1), curve, f"C{number}", alpha=0.2, lw=1)
