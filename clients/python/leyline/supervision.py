@@ -52,6 +52,8 @@ class Service:
     name: str
     address: str
     arguments: tuple[str, ...] = ()
+    kind: str = ""
+    """What `leyline serve` is told, where several are of one kind; empty: the name."""
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Supervisor:
         directory: Path,
         environment: Mapping[str, str],
         echo: Callable[[str, str], None] | None = None,
+        start_timeout_s: float = _START_TIMEOUT_S,
     ) -> None:
         """Prepare to run services.
 
@@ -109,7 +112,9 @@ class Supervisor:
             directory: where `logs/NAME.log` are written, with three older ones of 8 MiB each.
             environment: variables to set or change for all of them.
             echo: gets each line of log, with its service's name.
+            start_timeout_s: within which each must listen.
         """
+        self._start_timeout_s = start_timeout_s
         self._echo = echo
         self._environment = {**supervised_environment(), **environment}
         logs = directory / "logs"
@@ -193,14 +198,14 @@ class Supervisor:
 
     async def _until_all_listen(self) -> None:
         assert self._failure is not None
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + self._start_timeout_s
         for life in self._lives.values():
             while not life.has_listened:
                 await asyncio.wait({self._failure}, timeout=0.05)
                 if self._failure.done():
                     await self._failure
                 if time.monotonic() > deadline:
-                    reason = f"does not listen after {_START_TIMEOUT_S:.0f} s"
+                    reason = f"does not listen after {self._start_timeout_s:.0f} s"
                     raise ServiceFailed(life.service.name, reason, life.log, life.tail)
 
     async def _stop(self) -> None:
@@ -223,8 +228,9 @@ class Supervisor:
             service.name,
             shlex.quote(sys.executable),
             args=[
-                *("-P", "-m", "leyline.cli", "serve", service.name, "--listen", service.address),
-                *("--port-file", str(life.port_file), *service.arguments),
+                *("-P", "-m", "leyline.cli", "serve", service.kind or service.name),
+                *("--listen", service.address, "--port-file", str(life.port_file)),
+                *service.arguments,
             ],
             env=self._environment,
             stdout_stream=stream,
