@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
 _T_975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -35,3 +37,13 @@ def interval_of_median(values: Sequence[float]) -> tuple[float, float] | None:
     while (below := below + math.comb(count, outside + 1) / 2**count) <= 0.025:
         outside += 1
     return None if outside < 0 else (ordered[outside], ordered[count - 1 - outside])
+
+
+def bootstrap_interval(values: Sequence[float], resamples: int = 10_000) -> tuple[float, float]:
+    """A 95 % interval of the mean by the percentiles of means of resamples (Efron and Tibshirani
+    1993, chapter 13), the same for the same values. It is a little too narrow for few of them.
+    """
+    of = np.asarray(values, float)
+    drawn = np.random.default_rng(0).integers(len(of), size=(resamples, len(of)))
+    low, high = np.percentile(of[drawn].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)

@@ -6,7 +6,7 @@ import random
 import statistics
 
 import pytest
-from tests.paired import interval_of, interval_of_median
+from tests.paired import bootstrap_interval, interval_of, interval_of_median
 
 
 def test_an_interval_of_the_mean_is_students() -> None:
@@ -29,3 +29,14 @@ def test_nineteen_of_twenty_intervals_of_the_median_hold_it(count: int) -> None:
         assert interval is not None
         held.append(interval[0] <= 0.693147 <= interval[1])
     assert statistics.fmean(held) > 0.94
+
+
+def test_a_bootstrap_interval_is_the_same_for_the_same_values() -> None:
+    chance = random.Random(0)
+    values = [chance.gauss(2.0, 1.0) for _ in range(40)]
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    mean, half = interval_of(values)
+    assert low == pytest.approx(mean - half, abs=0.08)
+    assert high == pytest.approx(mean + half, abs=0.08)
+    assert bootstrap_interval([1.5]) == (1.5, 1.5)
