@@ -113,6 +113,10 @@ study-seeding-to-the-end: $(READY) $(DESCRIPTORS) ## Compare both shadow paths t
 study-learning: $(READY) $(DESCRIPTORS) ## Learn policies on the growth simulator, beside controls (a quarter of an hour)
 	$(BIN)/python -m tests.studies.learning --out docs/findings/learning.json $(ARGS)
 
+.PHONY: study-growing
+study-growing: $(READY) $(DESCRIPTORS) ## Let a policy learn for two hours on CIFAR-100, and compare it (three and a half hours; resumes)
+	$(BIN)/python -m tests.studies.growing --out docs/findings/growing.json $(ARGS)
+
 .PHONY: test-growth-full
 test-growth-full: $(READY) $(DESCRIPTORS) ## Random lives of seeds and kill points, in full (10,000 steps)
 	LEYLINE_GROWTH_STEPS=10000 $(BIN)/python -m pytest tests/kasmina/network tests/kasmina/training --timeout 3600 $(ARGS)
