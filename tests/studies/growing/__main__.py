@@ -31,7 +31,7 @@ _LASTING = Path("/var/lib/leyline-study-growing")
 _EXAMPLES = """
 examples:
   make study-growing
-      all of it: two hours of training, then about an hour for the rest. After any interruption,
+      all of it: two hours of training, then most of an hour for the rest. After any interruption,
       the same command again goes on with what is missing.
   python -m tests.studies.growing --stage train
   python -m tests.studies.growing --stage compare --held-out
@@ -133,7 +133,9 @@ async def _stages(options: argparse.Namespace) -> int:
     say(f"study-growing: {', '.join(wanted)}; preset {preset.name}, folder {folder}")
     if wanted != ("report",):
         _check_data(preset, options.data)
-    if "train" in wanted:
+    if "train" in wanted and state.version:
+        say(f"train: is over, with version {state.version}")
+    elif "train" in wanted:
         plan = preset.plan(
             options.seed, minus_twin=not options.without_twins, updates=options.updates
         )
@@ -141,7 +143,9 @@ async def _stages(options: argparse.Namespace) -> int:
             folder, trainer="train", policies=("learned",), data=options.data
         ) as services:
             await train(services, state, preset, seed=options.seed, plan=plan)
-    if "search" in wanted:
+    if "search" in wanted and state.schedule:
+        say(f"search: is over, with schedule {state.schedule}")
+    elif "search" in wanted:
         async with running(folder, trainer="search", data=options.data) as services:
             await search(services, state, preset, seed=options.seed)
     if "compare" in wanted:

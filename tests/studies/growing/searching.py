@@ -24,9 +24,6 @@ async def search(services: Services, state: State, preset: Preset, *, seed: int)
     Raises:
         StudyError: the budget is too small for anything, or a run failed.
     """
-    if state.schedule:
-        say(f"search: is over, with schedule {state.schedule}")
-        return
     blend = preset.growth.blend_intervals
     candidates = family(preset.horizon, blend)
     halving = Halving.within(state.config["search_episodes"], len(candidates))

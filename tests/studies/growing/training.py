@@ -60,9 +60,6 @@ async def train(
     Raises:
         StudyError: the learner or a run failed.
     """
-    if state.version:
-        say(f"train: is over, with version {state.version}")
-        return
     budget_s = 60.0 * state.config["training_minutes"]
     async with services.learner() as learner, services.trainer() as trainer:
         await learner.start(plan, TRAINING)
