@@ -110,7 +110,7 @@ study-seeding-to-the-end: $(READY) $(DESCRIPTORS) ## Compare both shadow paths t
 	$(BIN)/python -m tests.studies.seeding --to-the-end --out docs/findings/seeding-to-the-end.json $(ARGS)
 
 .PHONY: study-learning
-study-learning: $(READY) $(DESCRIPTORS) ## Learn policies on the growth simulator, beside controls (a quarter of an hour)
+study-learning: $(READY) $(DESCRIPTORS) ## Learn policies on the growth simulator, beside controls (three quarters of an hour)
 	$(BIN)/python -m tests.studies.learning --out docs/findings/learning.json $(ARGS)
 
 .PHONY: study-growing

@@ -44,18 +44,21 @@ class Arm:
     Attributes:
         network: its name.
         lag: updates by which the network that plays is behind the newest one.
+        seeds: how many trainings it is given.
         served: whether it learns through the services.
         shuffled: what is dealt out anew among the steps of a batch: nothing can be learned from it.
     """
 
     network: str = "slot-shared"
     lag: int = 0
+    seeds: int = 5
     served: bool = False
     shuffled: frozenset[str] = frozenset()
 
 
 ARMS: Mapping[str, Arm] = {
-    "default": Arm(),
+    # So many that a policy which collapses one time in ten would probably be among them.
+    "default": Arm(seeds=20),
     "lag 3": Arm(lag=3),
     "served": Arm(served=True),
     "served, lag 3": Arm(served=True, lag=3),
@@ -225,14 +228,18 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arm", action="append", choices=tuple(ARMS), help="all if not given")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=None, help="of each arm; else what it says")
     parser.add_argument("--episodes", type=int, default=288)
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
     parser.add_argument("--folder", type=Path, default=Path("build/studies/learning"))
     parser.add_argument("--out", type=Path, default=None, help="JSON, and a picture beside it")
     options = parser.parse_args()
 
-    wanted = [(name, seed) for name in options.arm or ARMS for seed in range(options.seeds)]
+    wanted = [
+        (name, seed)
+        for name in options.arm or ARMS
+        for seed in range(options.seeds or ARMS[name].seeds)
+    ]
     file = options.folder / "results.jsonl"
     results = play(wanted, options.episodes, file, options.workers)
     print(table(results))
