@@ -114,7 +114,7 @@ study-learning: $(READY) $(DESCRIPTORS) ## Learn policies on the growth simulato
 	$(BIN)/python -m tests.studies.learning --out docs/findings/learning.json $(ARGS)
 
 .PHONY: study-growing
-study-growing: $(READY) $(DESCRIPTORS) ## Let a policy learn for two hours on CIFAR-100, and compare it (three hours; resumes)
+study-growing: $(READY) $(DESCRIPTORS) ## Let a policy learn for two hours on CIFAR-100, and compare it (three and a half hours; resumes)
 	$(BIN)/python -m tests.studies.growing --out docs/findings/growing.json $(ARGS)
 
 .PHONY: test-growth-full

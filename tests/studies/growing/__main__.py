@@ -31,8 +31,8 @@ _LASTING = Path("/var/lib/leyline-study-growing")
 _EXAMPLES = """
 examples:
   make study-growing
-      all of it: two hours of training, then most of an hour for the rest. After any interruption,
-      the same command again goes on with what is missing.
+      all of it: two hours of training, then an hour and a half for the rest. After any
+      interruption, the same command again goes on with what is missing.
   python -m tests.studies.growing --stage train
   python -m tests.studies.growing --stage compare --held-out
   python -m tests.studies.growing --stage report --out docs/findings/growing.json
@@ -114,8 +114,7 @@ def _check_data(preset: Preset, data: Path | None) -> None:
         locate(DatasetSettings(preset.dataset.name, data))
     except DatasetNotFound as error:
         raise StudyError(
-            f"{error}\nPut the files there, or say with --data where they are; --preset digits"
-            " tries the study without any"
+            f"{error}\nOr say with --data where they are; --preset digits tries the study on that"
         ) from None
 
 
