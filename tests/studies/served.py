@@ -24,7 +24,7 @@ async def _learn(plan: TrainingPlan, spec: RunSpec) -> tuple[PolicyNetwork, dict
         try:
             await stack.up()
             async with Learner(stack.addresses["simic"]) as learner:
-                training = await learner.start(plan, RUN)
+                await learner.start(plan, RUN)
                 await _play(stack, spec)
                 last: dict[str, float] = {}
                 async for update in learner.watch(RUN):
