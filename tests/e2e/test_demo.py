@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.processes import processes_told
 
 DEMO = (sys.executable, "-m", "leyline.cli", "demo")
 
@@ -21,20 +22,6 @@ def without_cifar(tmp_path: Path) -> dict[str, str]:
     nowhere = tmp_path / "no-data"
     nowhere.mkdir()
     return {**os.environ, "LEYLINE_DATA": str(nowhere)}
-
-
-def processes_below(directory: Path) -> list[int]:
-    """Processes that were told of a directory, by what their command lines say."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if str(directory).encode() in command:
-                found.append(int(entry.name))
-    return found
 
 
 def test_the_demo_runs_learns_and_adds_up(tmp_path: Path, without_cifar: dict[str, str]) -> None:
@@ -60,7 +47,7 @@ def test_the_demo_runs_learns_and_adds_up(tmp_path: Path, without_cifar: dict[st
     assert sum(version["episodes"] for version in summary["versions"]) == 10
     assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((directory / "summary.json").read_text()) == summary
-    assert processes_below(directory) == []
+    assert processes_told(str(directory)) == []
 
 
 def test_ctrl_c_stops_the_demo_and_all_that_it_started(
@@ -81,7 +68,7 @@ def test_ctrl_c_stops_the_demo_and_all_that_it_started(
     assert process.returncode == 130
     assert said == "leyline: broken off\n"
     deadline = time.monotonic() + 30
-    while processes_below(directory):  # a worker ends when it sees that its service has
+    while processes_told(str(directory)):  # a worker ends when it sees that its service has
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -100,4 +87,4 @@ def test_a_service_that_cannot_start_is_shown_with_its_own_words(
     assert "LEYLINE_SIMIC_LOG_LEVEL" in done.stderr
     assert "simic ended with exit code 2 before it could serve" in done.stderr
     assert "Traceback" not in done.stderr
-    assert processes_below(tmp_path / "demo") == []
+    assert processes_told(str(tmp_path / "demo")) == []

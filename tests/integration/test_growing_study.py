@@ -11,25 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.processes import processes_told
 
 STUDY = (sys.executable, "-m", "tests.studies.growing", "--preset", "digits")
 # Two updates end the training long before its time does, whatever machine this is.
 SMALL = ("--training-minutes", "30", "--updates", "2", "--search-episodes", "3", "--episodes", "2")
 ARMS = 9
-
-
-def processes_below(folder: Path) -> list[int]:
-    """Services of a folder, by what their command lines say."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"serve" in command and str(folder).encode() in command:
-                found.append(int(entry.name))
-    return found
 
 
 def begin(folder: Path, nowhere: Path, *more: str) -> subprocess.Popen[str]:
@@ -63,7 +50,7 @@ def test_the_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     deadline = time.monotonic() + 60
-    while processes_below(folder):
+    while processes_told("serve", str(folder)):
         assert time.monotonic() < deadline, "a service outlived the study"
         time.sleep(0.05)
     before = json.loads((folder / "study.json").read_text())
@@ -72,7 +59,7 @@ def test_the_study_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     out = tmp_path / "growing.json"
     text, said = (again := begin(folder, nowhere, "--out", str(out))).communicate()
     assert again.returncode == 0, said
-    assert processes_below(folder) == []
+    assert processes_told("serve", str(folder)) == []
     assert "2 paired episodes an arm, situations `mixed`" in text
     record = json.loads(out.read_text())
     assert len(record["updates"]) == 2
