@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,10 +10,15 @@ import grpc
 import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1.health import aio  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2 import HealthCheckResponse  # type: ignore[import-untyped]
+from grpc_health.v1.health_pb2_grpc import (  # type: ignore[import-untyped]
+    add_HealthServicer_to_server,
+)
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from tests.leyline.serving import trainer_of
 
-from leyline.client import Trainer, patience
+from leyline.client import Client, Trainer, patience
 from leyline.error import ServiceError
 from leyline.v1.trainer_pb2 import (
     GetRunRequest,
@@ -152,3 +158,21 @@ async def test_nobody_at_an_address_is_said_with_the_address() -> None:
     async with Trainer("127.0.0.1:1") as trainer:
         with pytest.raises(ServiceError, match=r"no service answers at 127\.0\.0\.1:1"):
             await trainer.get("r")
+
+
+async def test_whoever_waits_for_a_server_goes_on_once_it_serves() -> None:
+    server, health = grpc.aio.server(), aio.HealthServicer()
+    add_HealthServicer_to_server(health, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    async with Client(address) as client:
+        with pytest.raises(ServiceError, match=f"at {address} does not serve: no service answers"):
+            await client.serving(within_s=0.0)
+        await health.set("", HealthCheckResponse.NOT_SERVING)
+        await server.start()
+        waiting = asyncio.create_task(client.serving(within_s=60.0))
+        while await client.health() != "NOT_SERVING":
+            pass
+        assert not waiting.done()
+        await health.set("", HealthCheckResponse.SERVING)
+        await waiting
+    await server.stop(None)

@@ -13,7 +13,6 @@ from tests.studies.growing.problem import StudyError
 from tests.studies.growing.state import wait_for_services
 
 from leyline.client import Client, Experience, Learner, PolicyServer, Trainer
-from leyline.error import ServiceError
 from leyline.supervision import Service, ServiceFailed, Supervisor, free_address
 
 BUILT_IN = ("random", "heuristic")
@@ -46,12 +45,12 @@ class Services:
         """Waits until every Tamiyo has something to decide with.
 
         Raises:
-            StudyError: one never has.
+            ServiceError: one never has.
         """
         for name, address in self.addresses.items():
             if name.startswith("tamiyo"):
                 async with PolicyServer(address) as policy:
-                    await _serving(policy, name)
+                    await policy.serving(_READY_S)
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +91,7 @@ async def running(
     try:
         async with supervisor, _kept_up(supervisor):
             async with Client(simic) as client:
-                await _serving(client, "simic")
+                await client.serving(_READY_S)
             yield Services(addresses)
     except ServiceFailed as failure:
         said = "\n".join(failure.tail)
@@ -119,17 +118,3 @@ async def _kept_up(supervisor: Supervisor) -> AsyncIterator[None]:
 
 def _tamiyo(policy: str) -> str:
     return "tamiyo" if policy == "learned" else f"tamiyo-{policy}"
-
-
-async def _serving(client: Client, name: str) -> None:
-    deadline = asyncio.get_running_loop().time() + _READY_S
-    while True:
-        try:
-            status = await client.health()
-        except ServiceError as error:
-            status = str(error)
-        if status == "SERVING":
-            return
-        if asyncio.get_running_loop().time() > deadline:
-            raise StudyError(f"{name} at {client.address} does not serve: {status}")
-        await asyncio.sleep(0.1)

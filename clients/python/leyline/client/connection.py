@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -13,6 +14,7 @@ from leyline.client.patience import OnBreak, Patience
 from leyline.error import ServiceError, from_rpc_error
 
 CALL_TIMEOUT_S = 30.0
+_HEALTH_POLL_S = 0.1
 
 Answer = TypeVar("Answer")
 
@@ -70,6 +72,26 @@ class Client:
         stub = health_pb2_grpc.HealthStub(self._channel)
         answer = await self._call(stub.Check(request, timeout=CALL_TIMEOUT_S))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    async def serving(self, within_s: float) -> None:
+        """Wait until the server says that it serves.
+
+        Raises:
+            ServiceError: `within_s` seconds later it still does not.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + within_s
+        while True:
+            try:
+                status = await self.health()
+            except ServiceError as error:
+                status = str(error)
+            if status == "SERVING":
+                return
+            if now() > deadline:
+                message = f"the service at {self.address} does not serve: {status}"
+                raise ServiceError("UNAVAILABLE", "", message)
+            await asyncio.sleep(_HEALTH_POLL_S)
 
     async def _call(self, call: Awaitable[Answer]) -> Answer:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from leyline.client import Client, Experience, Learner, PolicyServer, Registry, Trainer
+from leyline.client import Experience, Learner, PolicyServer, Registry, Trainer
 from leyline.demo.preset import Data, Preset
 from leyline.error import ServiceError
 from leyline.record import RunRecord
@@ -100,11 +100,11 @@ class Session:
             Experience(at.simic, ca) as experience,
             Registry(at.simic, ca) as registry,
         ):
-            await _serving(trainer, "Kasmina")
-            await _serving(learner, "Simic")
+            await trainer.serving(_READY_S)
+            await learner.serving(_READY_S)
             async with self._training(learner, demonstration):
-                self.view.say("Simic registers the policy's first version")
-                await _serving(policy, "Tamiyo, which waits for that version,")
+                self.view.say("Simic registers the policy's first version, Tamiyo waits for it")
+                await policy.serving(_READY_S)
                 demonstration.initial_version = (await policy.info()).policy_version
                 async with self._run(trainer, demonstration):
                     await self._follow(trainer, learner, demonstration)
@@ -214,21 +214,6 @@ class Session:
                 raise DemoError(f"{run.outbox_depth} transitions have not arrived at Simic")
             await asyncio.sleep(0.1)
         return run
-
-
-async def _serving(client: Client, who: str) -> None:
-    """Wait until a server serves."""
-    deadline = time.monotonic() + _READY_S
-    while True:
-        try:
-            status = await client.health()
-        except ServiceError as error:
-            status = str(error)
-        if status == "SERVING":
-            return
-        if time.monotonic() > deadline:
-            raise DemoError(f"{who} at {client.address} does not serve: {status}")
-        await asyncio.sleep(0.1)
 
 
 async def _versions(experience: Experience, run_id: str) -> dict[int, set[str]]:
