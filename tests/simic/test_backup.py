@@ -50,7 +50,8 @@ from simic.database.restore import BackupFile
 from simic.experience.integrity import CHECKING, SOUND, Integrity
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore
-from simic.learning.lesson import Episode, Lessons
+from simic.learning.episode import Episode
+from simic.learning.lesson import Lessons
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update
 from simic.policies.registry import PolicyRegistry

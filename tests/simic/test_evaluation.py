@@ -21,8 +21,9 @@ from leyline.v1.transition_pb2 import Termination
 from simic.database.database import Database
 from simic.experience.store import ExperienceStore
 from simic.learning.comparison import compare
+from simic.learning.episode import Episode
 from simic.learning.evaluation import Evaluations
-from simic.learning.lesson import Episode, LearnedVersion, Lessons
+from simic.learning.lesson import LearnedVersion, Lessons
 from simic.learning.reward import accuracy_delta
 from simic.learning.student import quantile
 from simic.learning.training import TrainingStore

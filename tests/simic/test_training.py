@@ -13,7 +13,8 @@ from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.transition_pb2 import EpisodeEnd, Termination
 from simic.database.database import Database
 from simic.experience.store import ExperienceStore
-from simic.learning.lesson import Episode, LearnedVersion, Lessons, TrainingSuperseded
+from simic.learning.episode import Episode
+from simic.learning.lesson import LearnedVersion, Lessons, TrainingSuperseded
 from simic.learning.plan import fill, masked_features
 from simic.learning.training import TrainingStore
 from simic.learning.update import Update

@@ -28,8 +28,9 @@ from simic.database.database import Database
 from simic.learning import algorithms, checkpoint, networks
 from simic.learning.curves import Curves
 from simic.learning.diagnostics import alarms
+from simic.learning.episode import Episode
 from simic.learning.evaluation import Evaluations
-from simic.learning.lesson import Episode, LearnedVersion, Lessons, Progress, TrainingSuperseded
+from simic.learning.lesson import LearnedVersion, Lessons, Progress, TrainingSuperseded
 from simic.learning.network import PolicyNetwork
 from simic.learning.plan import STORED
 from simic.learning.reward import RewardUndefined, less_the_twin, reward_by_name

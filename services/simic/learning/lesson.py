@@ -12,32 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    RowMapping,
-    and_,
-    exists,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, RowMapping, insert, select
 
-from leyline.observation import spec_by_name
-from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import PolicyManifest
-from leyline.v1.transition_pb2 import Termination, Transition
 from simic.database import moment
 from simic.database.database import Database
-from simic.database.schema import (
-    episodes,
-    training_episodes,
-    training_updates,
-    trainings,
-    transitions,
-)
+from simic.database.schema import episodes, training_episodes, training_updates, trainings
 from simic.learning import order
+from simic.learning.eligible import eligible, fitting, in_order
+from simic.learning.episode import Episode, load
 from simic.learning.plan import STORED
 from simic.learning.promotion import promote
 from simic.learning.training import RUNNING, WAITS_FOR_EPISODES, change, finish, require
@@ -73,24 +57,6 @@ class LearnedVersion:
     manifest: PolicyManifest
     artifact: bytes
     checkpoint: bytes
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A whole episode.
-
-    Attributes:
-        row: its number among the episodes.
-        steps: in order.
-        made_by: the update that made the version which decided it; None where none of this
-            training did.
-        twin: the steps of the twin that only waits; None where the plan does not want them.
-    """
-
-    row: int
-    steps: Sequence[Transition]
-    made_by: int | None = None
-    twin: Sequence[Transition] | None = None
 
 
 class Lessons:
@@ -153,9 +119,9 @@ class Lessons:
             if plan.deterministic:
                 if order.awaited(connection, row) is not None:
                     return None
-                rows = _in_order(connection, row, plan)
+                rows = in_order(connection, row, plan)
             else:
-                rows = _eligible(connection, row, plan)
+                rows = eligible(connection, row, plan)
                 if len(rows) < plan.episodes_per_update:
                     return None
         return self._load(rows, plan)
@@ -171,8 +137,8 @@ class Lessons:
             plan = TrainingPlan.FromString(row["plan"])
             if _has_made_all(row, plan):
                 return None
-            fitting = select(episodes.c.id).where(*_fitting(plan)).order_by(episodes.c.id)
-            rows = np.array(connection.execute(fitting).scalars().all(), np.int64)
+            query = select(episodes.c.id).where(*fitting(plan)).order_by(episodes.c.id)
+            rows = np.array(connection.execute(query).scalars().all(), np.int64)
         if len(rows) == 0:
             return None
         random = np.random.default_rng([plan.seed, number])
@@ -281,109 +247,11 @@ class Lessons:
         """The episodes of these row numbers, in this order."""
         with self._database.read() as connection:
             training = require(connection, self._training_id)["id"]
-            return [_load(connection, training, row, minus_twin=plan.minus_twin) for row in rows]
-
-
-def _load(connection: Connection, training: int, row: int, *, minus_twin: bool) -> Episode:
-    made_by = (
-        select(func.max(training_updates.c.sequence))
-        .join(episodes, episodes.c.decided_by == training_updates.c.policy_version)
-        .where(training_updates.c.training == training, episodes.c.id == row)
-    )
-    return Episode(
-        row=row,
-        steps=_steps(connection, row),
-        made_by=connection.execute(made_by).scalar_one(),
-        twin=_steps(connection, _twin_of(connection, row)) if minus_twin else None,
-    )
-
-
-def _steps(connection: Connection, row: int) -> list[Transition]:
-    query = (
-        select(transitions.c.payload)
-        .where(transitions.c.episode_id == row)
-        .order_by(transitions.c.step)
-    )
-    return [Transition.FromString(payload) for payload in connection.execute(query).scalars()]
-
-
-_twins = episodes.alias("twins")
-_OF_TWIN = and_(
-    _twins.c.run_id == episodes.c.twin_run_id,
-    _twins.c.episode_index == episodes.c.twin_episode_index,
-)
-
-
-def _twin_of(connection: Connection, row: int) -> int:
-    query = select(_twins.c.id).join(episodes, _OF_TWIN).where(episodes.c.id == row)
-    found: int = connection.execute(query).scalar_one()
-    return found
-
-
-def _fitting(plan: TrainingPlan) -> list[ColumnElement[bool]]:
-    """What every episode that a plan can learn from has in common, whoever decided it."""
-    fits = [
-        episodes.c.whole_sequence.is_not(None),
-        episodes.c.termination == Termination.TERMINATION_HORIZON,
-        episodes.c.held_out.is_(False),
-        episodes.c.evaluation_pair.is_(None),
-        episodes.c.forgotten_at.is_(None),
-        episodes.c.spec_fingerprint == spec_by_name(plan.observation_spec).fingerprint,
-    ]
-    if plan.slots:
-        fits.append(episodes.c.slots == plan.slots)
-    if plan.run_id:
-        fits.append(episodes.c.run_id == plan.run_id)
-    if plan.minus_twin:
-        whole = _twins.c.whole_sequence.is_not(None) & _twins.c.forgotten_at.is_(None)
-        to_the_end = _twins.c.termination == Termination.TERMINATION_HORIZON
-        fits.append(exists().where(_OF_TWIN, whole, to_the_end))
-    return fits
-
-
-_SAMPLED = (
-    episodes.c.mode == SelectionMode.SELECTION_MODE_SAMPLED,
-    episodes.c.follows_registry,
-)
+            return [load(connection, training, row, minus_twin=plan.minus_twin) for row in rows]
 
 
 def _has_made_all(row: RowMapping, plan: TrainingPlan) -> bool:
     return bool(plan.max_updates) and row["updates"] >= plan.max_updates
-
-
-def _eligible(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
-    own_versions = select(training_updates.c.policy_version).where(
-        training_updates.c.training == row["id"]
-    )
-    query = (
-        select(episodes.c.id)
-        .where(
-            *_fitting(plan),
-            *_SAMPLED,
-            episodes.c.decided_by.in_(own_versions),
-            episodes.c.id.not_in(select(training_episodes.c.episode_id)),
-        )
-        .order_by(episodes.c.whole_sequence)
-        .limit(plan.episodes_per_update)
-    )
-    return connection.execute(query).scalars().all()
-
-
-def _in_order(connection: Connection, row: RowMapping, plan: TrainingPlan) -> Sequence[int]:
-    batch = order.next_batch(row)
-    query = (
-        select(episodes.c.id)
-        .where(
-            *_fitting(plan),
-            *_SAMPLED,
-            episodes.c.episode_index >= batch[0],
-            episodes.c.episode_index <= batch[-1],
-            # Another version decides where a trainer did not wait for this service.
-            episodes.c.decided_by == episodes.c.policy_version,
-        )
-        .order_by(episodes.c.episode_index)
-    )
-    return connection.execute(query).scalars().all()
 
 
 def _turn(connection: Connection, row: RowMapping, number: int) -> None:
