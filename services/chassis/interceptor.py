@@ -24,6 +24,7 @@ from chassis.channel import REQUEST_ID_KEY
 from chassis.drain import Drain
 from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.logging import REQUEST_ID, get_logger
+from chassis.metrics import CallMetrics
 from chassis.status import DETAILS_KEY, to_status
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -46,16 +47,20 @@ _log = get_logger(__name__)
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds every call of a server."""
 
-    def __init__(self, drain: Drain, default_deadline_s: float, limit: int) -> None:
+    def __init__(
+        self, drain: Drain, metrics: CallMetrics, default_deadline_s: float, limit: int
+    ) -> None:
         """Take what the server knows.
 
         Args:
             drain: ends request streams when the server stops.
+            metrics: counts calls.
             default_deadline_s: seconds for a unary call that came without a deadline.
             limit: calls that may be open at once. grpc.aio's own limit cannot say when to try
                 again, and rises with every call that it refuses (by its code of 1.74).
         """
         self._drain = drain
+        self._metrics = metrics
         self._default_deadline_s = default_deadline_s
         self._limit = limit
         self._open = 0
@@ -77,11 +82,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         check = _check_bytes if getattr(behaviour, _CHECKS_ITSELF, False) else _check
 
         async def respond(request: Any, context: Context) -> Any:
-            async with self._call(method, context), self._deadline(handler, context):
+            async with self._call(handler, method, context), self._deadline(handler, context):
                 return await behaviour(self._incoming(handler, request, check), context)
 
         async def stream(request: Any, context: Context) -> None:
-            async with self._call(method, context):
+            async with self._call(handler, method, context):
                 incoming = self._incoming(handler, request, check)
                 if not inspect.isasyncgenfunction(behaviour):
                     await behaviour(incoming, context)
@@ -111,12 +116,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield request
 
     @asynccontextmanager
-    async def _call(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Log the call, and be the one place where an exception becomes a status."""
+    async def _call(self, handler: Handler, method: str, context: Context) -> AsyncIterator[None]:
+        """Log and count the call, and be the one place where an exception becomes a status."""
         request_id = _request_id(context)
         # The call's task has a context of its own, so nothing of this outlives it.
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id, "method": method})
         started, code = time.monotonic(), grpc.StatusCode.OK
+        labels = self._metrics.began(
+            method,
+            streams_in=handler.request_streaming,
+            streams_out=handler.response_streaming,
+        )
         # A full server is alive, and whoever restarts those that are not must hear so.
         admitted = self._open < self._limit or method == _HEALTH_CHECK
         self._open += admitted
@@ -140,9 +150,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await _abort(context, said, request_id)
         finally:
             self._open -= admitted
-            milliseconds = round((time.monotonic() - started) * 1000, 3)
+            seconds, name = time.monotonic() - started, getattr(code, "name", str(code))
+            self._metrics.ended(labels, name, seconds)
             log = _log.debug if code is grpc.StatusCode.OK else _log.info
-            log("call", code=getattr(code, "name", code), duration_ms=milliseconds)
+            log("call", code=name, duration_ms=round(seconds * 1000, 3))
 
     @asynccontextmanager
     async def _deadline(self, handler: Handler, context: Context) -> AsyncIterator[None]:

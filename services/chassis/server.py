@@ -19,6 +19,7 @@ from chassis.binding import bindable, refuse_unbindable
 from chassis.drain import Drain
 from chassis.interceptor import CallInterceptor
 from chassis.logging import get_logger
+from chassis.metrics import CallMetrics, MetricsEndpoint, new_registry
 from chassis.process import StartupError
 from chassis.settings import ServerSettings
 
@@ -34,6 +35,7 @@ class Server:
     Attributes:
         grpc: for the generated ``add_…Servicer_to_server`` functions.
         drain: begins when the server stops; for streams that wait by themselves.
+        metrics: what ``GET /metrics`` shows, where the settings want it; for more of them.
         address: where it listens; once started, with the port that was really bound.
     """
 
@@ -48,11 +50,26 @@ class Server:
         self._health = health.Health(services)
         self._stop_asked = asyncio.Event()
         self.drain = Drain()
+        self.metrics = new_registry()
         self.address = settings.listen
+        self._endpoint = (
+            None
+            if settings.metrics_listen is None
+            else MetricsEndpoint(
+                settings.metrics_listen,
+                self.metrics,
+                settings.tls_certificate,
+                settings.tls_key,
+                settings.tls_client_ca,
+            )
+        )
         self.grpc = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
-                    self.drain, settings.default_deadline_s, settings.max_concurrent_rpcs
+                    self.drain,
+                    CallMetrics(self.metrics),
+                    settings.default_deadline_s,
+                    settings.max_concurrent_rpcs,
                 )
             ],
             options=settings.transport.server_options(
@@ -68,6 +85,11 @@ class Server:
     def port(self) -> int:
         """The TCP port; 0 for a Unix socket."""
         return self.address.port
+
+    @property
+    def metrics_address(self) -> Address | None:
+        """Where ``GET /metrics`` is answered; None: nowhere."""
+        return None if self._endpoint is None else self._endpoint.address
 
     @property
     def is_serving(self) -> bool:
@@ -100,6 +122,8 @@ class Server:
             ConfigurationError: a certificate cannot be used.
         """
         self.address = self._bound()
+        if self._endpoint is not None:
+            await self._endpoint.start()
         await self.grpc.start()
         _log.info("listening", address=str(self.address), tls=self._settings.speaks_tls)
         if self._settings.port_file is not None:
@@ -130,6 +154,8 @@ class Server:
             await self.grpc.stop(None)
             raise
         finally:
+            if self._endpoint is not None:
+                await self._endpoint.stop()
             _log.info("stopped", duration_s=round(time.monotonic() - started, 3))
 
     async def __aenter__(self) -> Self:

@@ -26,9 +26,28 @@ def _address(value: object) -> Address:
     return value if isinstance(value, Address) else Address.parse(str(value))
 
 
+def _address_over_tcp(value: object) -> Address | None:
+    if value is None:
+        return None
+    address = _address(value)
+    if address.path is not None:
+        raise ValueError("must be HOST:PORT")
+    return address
+
+
+def _text(address: Address | None) -> str | None:
+    return None if address is None else str(address)
+
+
 # NoDecode: a variable is the address itself, not JSON.
 ListenAddress = Annotated[
     Address, PlainValidator(_address), PlainSerializer(str, return_type=str), NoDecode
+]
+MetricsAddress = Annotated[
+    Address | None,
+    PlainValidator(_address_over_tcp),
+    PlainSerializer(_text, return_type=str | None),
+    NoDecode,
 ]
 
 
@@ -47,6 +66,8 @@ class ServerSettings(BaseSettings):
 
     Attributes:
         listen: HOST:PORT, [IPV6]:PORT or unix:/absolute/path; port 0 lets the kernel choose.
+        metrics_listen: HOST:PORT or [IPV6]:PORT, where ``GET /metrics`` answers Prometheus, over
+            HTTPS where gRPC speaks TLS; unset: nowhere.
         insecure: allow plain text on an address that other machines reach.
         tls_certificate: PEM chain that this server shows; with ``tls_key`` it speaks TLS only.
         tls_key: PEM private key of the certificate.
@@ -70,6 +91,7 @@ class ServerSettings(BaseSettings):
     model_config = settings_config("LEYLINE_")
 
     listen: ListenAddress
+    metrics_listen: MetricsAddress = None
     insecure: bool = False
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -131,13 +153,17 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _plain_text_stays_on_this_machine(self) -> Self:
-        if self.speaks_tls or self.insecure or self.listen.is_loopback:
+        if self.speaks_tls or self.insecure:
             return self
-        raise ValueError(
-            f"{self.variable('listen')}={self.listen} would take plain text from other machines; "
-            f"set {self.variable('tls_certificate')} and {self.variable('tls_key')}, "
-            "or allow it with --insecure"
-        )
+        for field in ("listen", "metrics_listen"):
+            address: Address | None = getattr(self, field)
+            if address is not None and not address.is_loopback:
+                raise ValueError(
+                    f"{self.variable(field)}={address} would take plain text from other machines; "
+                    f"set {self.variable('tls_certificate')} and {self.variable('tls_key')}, "
+                    "or allow it with --insecure"
+                )
+        return self
 
 
 Loaded = TypeVar("Loaded", bound=ServerSettings)

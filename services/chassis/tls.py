@@ -30,6 +30,22 @@ def server_credentials(
     )
 
 
+def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    """Read the same for a server that speaks TLS by the standard library.
+
+    Raises:
+        ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
+    """
+    _key_pair(certificate, key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        _authorities(client_ca)
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 def channel_credentials(
     ca: Path, certificate: Path | None, key: Path | None
 ) -> grpc.ChannelCredentials:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.chassis.certificates import Certificates
 
 from chassis.address import Address
 from chassis.channel import open_channel, wait_ready
@@ -76,3 +77,8 @@ async def start() -> AsyncIterator[Start]:
 def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a path short enough for a Unix socket."""
     return tmp_path_factory.mktemp("s") / "s"
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))

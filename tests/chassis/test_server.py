@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # type: ignore[import-untyped]
     ProtoReflectionDescriptorDatabase,
 )
+from tests.chassis.certificates import Certificates
 
 from chassis import transport
 from chassis.channel import ChannelSettings, open_channel, wait_ready
@@ -240,27 +240,6 @@ async def test_reflection_lists_and_describes_what_is_served(start: Any) -> None
     served, file = await asyncio.to_thread(ask)
     assert {"leyline.v1.PolicyService", "grpc.health.v1.Health"} <= served
     assert file == "leyline/v1/policy.proto"
-
-
-class Certificates:
-    """Two authorities, and what the first has signed, as files."""
-
-    def __init__(self, directory: Path) -> None:
-        ours, other = trustme.CA(), trustme.CA()
-        leaf = ours.issue_cert("localhost", "127.0.0.1")
-        self.ca, self.other_ca = directory / "ca.pem", directory / "other.pem"
-        self.chain, self.key = directory / "chain.pem", directory / "key.pem"
-        self.other_key = directory / "other-key.pem"
-        ours.cert_pem.write_to_path(str(self.ca))
-        other.cert_pem.write_to_path(str(self.other_ca))
-        leaf.cert_chain_pems[0].write_to_path(str(self.chain))
-        leaf.private_key_pem.write_to_path(str(self.key))
-        other.issue_cert("localhost").private_key_pem.write_to_path(str(self.other_key))
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("tls"))
 
 
 async def test_with_a_certificate_only_those_who_trust_it_get_through(

@@ -1,0 +1,118 @@
+"""What Prometheus is told: calls by method and code, over HTTP or HTTPS, to whom it may be told."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import urllib.error
+from typing import Any
+
+import grpc
+import pytest
+from tests.chassis.certificates import Certificates
+from tests.scraping import scraped
+
+from chassis.errors import ErrorCode, LeylineError
+from chassis.process import AddressInUse, ConfigurationError
+from chassis.server import Server
+from chassis.settings import ServerSettings, load
+from leyline.v1 import policy_pb2, policy_pb2_grpc
+
+GET_INFO = {
+    "grpc_type": "unary",
+    "grpc_service": "leyline.v1.PolicyService",
+    "grpc_method": "GetPolicyInfo",
+}
+
+
+async def _info(_request: Any, _context: Any) -> policy_pb2.GetPolicyInfoResponse:
+    return policy_pb2.GetPolicyInfoResponse(policy_version="p-1")
+
+
+async def _refuses(_request: Any, _context: Any) -> policy_pb2.GetPolicyInfoResponse:
+    raise LeylineError(ErrorCode.POLICY_NOT_READY, problem="none was registered")
+
+
+async def test_calls_are_counted_by_method_and_code(start: Any) -> None:
+    server, channel = await start({"GetPolicyInfo": _info}, metrics_listen="127.0.0.1:0")
+    stub = policy_pb2_grpc.PolicyServiceStub(channel)
+    for _ in range(3):
+        await stub.GetPolicyInfo(policy_pb2.GetPolicyInfoRequest())
+    shown = await scraped(server.metrics_address)
+    assert shown.value("grpc_server_started_total", **GET_INFO) == 3
+    assert shown.value("grpc_server_handled_total", **GET_INFO, grpc_code="OK") == 3
+    assert shown.value("grpc_server_handling_seconds_count", **GET_INFO) == 3
+    assert shown.value("process_open_fds") is not None
+
+
+async def test_a_refusal_is_counted_under_its_code(start: Any) -> None:
+    server, channel = await start({"GetPolicyInfo": _refuses}, metrics_listen="127.0.0.1:0")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await policy_pb2_grpc.PolicyServiceStub(channel).GetPolicyInfo(
+            policy_pb2.GetPolicyInfoRequest()
+        )
+    labels = {**GET_INFO, "grpc_code": refused.value.code().name}
+    # It is counted once the client has been told.
+    counted = None
+    while counted != 1:
+        shown = await scraped(server.metrics_address)
+        counted = shown.value("grpc_server_handled_total", **labels)
+
+
+async def test_nothing_is_shown_where_nobody_asked_for_it(start: Any) -> None:
+    server, _ = await start()
+    assert server.metrics_address is None
+
+
+async def test_a_scraper_that_says_nothing_keeps_nobody_waiting(
+    start: Any, certificates: Certificates
+) -> None:
+    server, _ = await start(
+        metrics_listen="127.0.0.1:0",
+        tls_certificate=certificates.chain,
+        tls_key=certificates.key,
+        peer_ca=certificates.ca,
+    )
+    trusting = ssl.create_default_context(cafile=str(certificates.ca))
+    with socket.create_connection(("127.0.0.1", server.metrics_address.port)):
+        assert "grpc_server_handled_total" in (await scraped(server.metrics_address, trusting)).text
+
+
+async def test_where_clients_need_a_certificate_a_scraper_does_too(
+    start: Any, certificates: Certificates
+) -> None:
+    server, _ = await start(
+        metrics_listen="127.0.0.1:0",
+        tls_certificate=certificates.chain,
+        tls_key=certificates.key,
+        tls_client_ca=certificates.ca,
+        peer_ca=certificates.ca,
+    )
+    nameless = ssl.create_default_context(cafile=str(certificates.ca))
+    with pytest.raises((ssl.SSLError, urllib.error.URLError, ConnectionError)):
+        await scraped(server.metrics_address, nameless)
+    named = ssl.create_default_context(cafile=str(certificates.ca))
+    named.load_cert_chain(certificates.chain, certificates.key)
+    assert "grpc_server_handled_total" in (await scraped(server.metrics_address, named)).text
+
+
+async def test_an_address_in_use_is_said_by_name(desk_settings: type[ServerSettings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(AddressInUse, match=f"{taken}.*--metrics-listen"):
+            await Server(load(desk_settings, metrics_listen=taken), []).start()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ("0.0.0.0:9464", "would take plain text from other machines"),
+        ("unix:/run/metrics", "must be HOST:PORT"),
+        ("nonsense", "must be HOST:PORT"),
+    ],
+)
+def test_an_unfit_address_is_refused(
+    desk_settings: type[ServerSettings], wanted: str, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        load(desk_settings, metrics_listen=wanted)
