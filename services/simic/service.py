@@ -20,23 +20,24 @@ from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_se
 from simic.bell import Bell
 from simic.database.backup import Backups
 from simic.database.database import Database, StateDirectory
+from simic.database.metrics import DatabaseMetrics
 from simic.database.restore import BackupFile
 from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
 from simic.experience.integrity import Integrity
+from simic.experience.metrics import IngestMetrics
 from simic.experience.reading import ExperienceReader
 from simic.experience.retention import Retention
 from simic.experience.servicer import ExperienceServicer
 from simic.experience.store import ExperienceStore
 from simic.learning import needs
+from simic.learning.metrics import LearnerMetrics
 from simic.learning.servicer import LearnerServicer
 from simic.learning.training import TrainingStore
 from simic.policies.registry import PolicyRegistry
 from simic.policies.servicer import RegistryServicer
 from simic.settings import SimicSettings
 from simic.supervision import LearnerSupervisor
-
-_log = get_logger(__name__)
 
 SERVICES = (
     "leyline.v1.ExperienceService",
@@ -133,7 +134,7 @@ async def _serve(settings: SimicSettings, database: Database, integrity: Integri
     server = Server(settings, SERVICES)
     experience = ExperienceStore(database)
     trainings = TrainingStore(database)
-    ingest = Ingest(experience)
+    ingest = Ingest(experience, IngestMetrics(server.metrics))
     started = Bell()
     add_ExperienceServiceServicer_to_server(
         ExperienceServicer(
@@ -152,6 +153,8 @@ async def _serve(settings: SimicSettings, database: Database, integrity: Integri
     add_LearnerServiceServicer_to_server(
         LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
     )
+    server.metrics.register(DatabaseMetrics(database))
+    server.metrics.register(LearnerMetrics(trainings))
     supervisor = LearnerSupervisor(settings, trainings, started)
     async with AsyncExitStack() as running:
         # The writer lives through the drain, so that what a sender waits for is still acknowledged.
@@ -193,6 +196,11 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:50053")
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        help="where GET /metrics answers Prometheus; default: nowhere",
+    )
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIRECTORY", help="default .leyline/simic"
     )

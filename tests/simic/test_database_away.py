@@ -9,13 +9,16 @@ from pathlib import Path
 import grpc.aio
 import pytest
 from tests.postgres import Cluster, Postgres, postgres
+from tests.scraping import scraped
 from tests.simic.episodes import Script
 from tests.simic.running import Client, SimicProcess, eventually, running
 from tests.simic.test_experience_service import failure, send, stored
 from tests.simic.test_learner import learners, play, start, training, updated
 
+from chassis.address import Address
 from chassis.errors import ErrorCode
 from chassis.status import from_rpc_error
+from leyline.supervision import free_address
 from leyline.v1.experience_pb2 import (
     GetIngestCursorRequest,
     RecordTransitionsRequest,
@@ -55,7 +58,8 @@ async def test_while_the_server_is_away_calls_may_be_tried_again_and_then_they_s
         await more.wait()
         yield StreamTransitionsRequest(items=items[10:])
 
-    async with running(tmp_path) as client:
+    address = free_address()
+    async with running(tmp_path, metrics_listen=Address.parse(address)) as client:
         await client.experience.BeginEpisode(script.begin())
         stream = client.experience.StreamTransitions(requests())
         watch = client.registry.WatchPolicies(WatchPoliciesRequest())
@@ -73,6 +77,9 @@ async def test_while_the_server_is_away_calls_may_be_tried_again_and_then_they_s
             error = from_rpc_error(await failure(call))
             assert error.error_code is AWAY
             assert error.is_retryable
+        shown = await scraped(address)
+        assert shown.value("leyline_database_up") == 0
+        assert shown.value("leyline_commit_items_sum") == 10
 
         server.start()
         assert (await client.experience.GetIngestCursor(cursor)).next_step == 10

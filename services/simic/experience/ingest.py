@@ -7,12 +7,14 @@ in turn; with one for all that has come in, they share it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from leyline.v1.experience_pb2 import ExperienceItem
 from simic.experience.checking import CheckedItem, check
+from simic.experience.metrics import IngestMetrics
 from simic.experience.store import ExperienceStore, Rejection
 
 ITEMS_A_COMMIT = 1024
@@ -28,8 +30,9 @@ class _Submission:
 class Ingest:
     """The one writer of experience. Run ``run`` as a task for as long as anything is recorded."""
 
-    def __init__(self, store: ExperienceStore) -> None:
+    def __init__(self, store: ExperienceStore, metrics: IngestMetrics) -> None:
         self._store = store
+        self._metrics = metrics
         self._waiting: asyncio.Queue[_Submission] = asyncio.Queue(MESSAGES_WAITING)
         self._checking = ThreadPoolExecutor(1, "simic-check")
 
@@ -42,11 +45,14 @@ class Ingest:
             LeylineError: DISK_FULL. Nothing of ``items`` was stored.
         """
         loop = asyncio.get_running_loop()
+        came = time.perf_counter()
         # In a thread of its own: it is done while the messages before wait for the disk.
         checked = await loop.run_in_executor(self._checking, check, items)
         submission = _Submission(checked, loop.create_future())
         await self._waiting.put(submission)
-        return await submission.result
+        rejected = await submission.result
+        self._metrics.recorded(items, len(rejected), time.perf_counter() - came)
+        return rejected
 
     async def run(self) -> None:
         """Commit what comes in, until cancelled."""
@@ -60,6 +66,7 @@ class Ingest:
                 except Exception as error:
                     _fail(group, error)
                 else:
+                    self._metrics.committed(len(items))
                     _deliver(group, outcomes)
 
     async def _gather(self) -> list[_Submission]:
