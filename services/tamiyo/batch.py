@@ -11,7 +11,7 @@ the event loop's own; one that may take long, in a thread beside it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +34,10 @@ class _Question:
     )
 
 
+def _silently(queries: int) -> None:
+    """Tell nobody."""
+
+
 class DecisionBatcher:
     """Answers queries in batches, as an asynchronous context: outside it, nothing is answered.
 
@@ -41,15 +45,19 @@ class DecisionBatcher:
     changes nothing for what waits already: a swap happens between two batches.
     """
 
-    def __init__(self, limit: int, *, in_thread: bool) -> None:
+    def __init__(
+        self, limit: int, *, in_thread: bool, on_batch: Callable[[int], None] = _silently
+    ) -> None:
         """Make a batcher that is not at work yet.
 
         Args:
             limit: queries that may wait while a batch is computed.
             in_thread: whether policies are asked in a thread beside the event loop.
+            on_batch: told how many queries a version is asked at once.
         """
         self._limit = limit
         self._in_thread = in_thread
+        self._on_batch = on_batch
         self._waiting: list[_Question] = []
         self._unanswered: set[asyncio.Future[Decision]] = set()
         self._calls = 0
@@ -101,6 +109,7 @@ class DecisionBatcher:
                 ErrorCode.QUEUE_FULL, queue="the queue of decisions", limit=self._limit
             )
         if self._calls == 1 and not self._in_thread:
+            self._on_batch(1)
             (answer,) = answers(policy, [query])
             if isinstance(answer, Decision):
                 return answer
@@ -131,6 +140,8 @@ class DecisionBatcher:
         # Whoever does not wait any longer, past a deadline or gone, is not computed for.
         batch = _by_policy([it for it in self._waiting if not it.answer.done()])
         self._waiting.clear()
+        for _, questions in batch:
+            self._on_batch(len(questions))
         if self._in_thread and batch:
             answering = asyncio.get_running_loop().run_in_executor(
                 self._executor, _batch_answers, batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from leyline.v1.policy_pb2 import (
 )
 from leyline.v1.policy_pb2_grpc import PolicyServiceServicer
 from tamiyo.batch import DecisionBatcher
+from tamiyo.metrics import PolicyMetrics
 from tamiyo.policy import admit, slot_requirement
 from tamiyo.shadow import Shadow
 from tamiyo.versions import PolicyVersions
@@ -60,6 +62,7 @@ class PolicyServicer(PolicyServiceServicer):
         introduction: Introduction,
         versions: PolicyVersions,
         batcher: DecisionBatcher,
+        metrics: PolicyMetrics,
         shadow: Shadow | None = None,
     ) -> None:
         """Serve a policy.
@@ -68,11 +71,13 @@ class PolicyServicer(PolicyServiceServicer):
             introduction: who it is.
             versions: what decides.
             batcher: when and together with what.
+            metrics: counts decisions.
             shadow: is asked the same afterwards.
         """
         self._introduction = introduction
         self._versions = versions
         self._batcher = batcher
+        self._metrics = metrics
         self._shadow = shadow
 
     async def GetPolicyInfo(
@@ -96,7 +101,11 @@ class PolicyServicer(PolicyServiceServicer):
     async def Decide(self, request: DecideRequest, context: Context) -> DecideResponse:
         """Decide once."""
         with self._batcher.call():
-            return DecideResponse(decision=await self._decide(request.query))
+            try:
+                return DecideResponse(decision=await self._decide(request.query))
+            except Exception as error:
+                self._metrics.failed(error)
+                raise
 
     @checks_itself
     async def StreamDecisions(
@@ -120,11 +129,13 @@ class PolicyServicer(PolicyServiceServicer):
             response.decision.CopyFrom(await self._decide(query))
         except Exception as error:
             # A policy of somebody's own may raise anything: that must not cost the episode.
+            self._metrics.failed(error)
             response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
         return response
 
     async def _decide(self, query: DecisionQuery) -> Decision:
         """Decide on a valid query."""
+        began = time.perf_counter()
         try:
             pinned = query.policy_version if query.HasField("policy_version") else None
             policy = await self._versions.resolve(pinned)
@@ -135,6 +146,7 @@ class PolicyServicer(PolicyServiceServicer):
             step = query.snapshot.step_id
             bind_call(run_id=step.run_id, episode=step.episode_index)
             raise
+        self._metrics.decided(decision, time.perf_counter() - began)
         if self._shadow is not None:
             self._shadow.ask(query, decision)
         return decision

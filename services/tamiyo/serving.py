@@ -9,6 +9,7 @@ from pathlib import Path
 from chassis.server import Server
 from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
 from tamiyo.batch import DecisionBatcher
+from tamiyo.metrics import PolicyMetrics, VersionMetrics
 from tamiyo.policy import Policy
 from tamiyo.servicer import SERVICE, Introduction, PolicyServicer
 from tamiyo.settings import PolicySettings
@@ -38,11 +39,16 @@ async def serve_versions(
     """
     server = Server(settings, [SERVICE])
     # The batches outlive the server, so that draining calls still get their answers.
-    async with DecisionBatcher(settings.queue_size, in_thread=in_thread) as batcher:
-        beside = None if shadow is None else Shadow(shadow)
+    metrics = PolicyMetrics(server.metrics)
+    if isinstance(versions, LearnedVersions):
+        server.metrics.register(VersionMetrics(versions))
+    async with DecisionBatcher(
+        settings.queue_size, in_thread=in_thread, on_batch=metrics.answered
+    ) as batcher:
+        beside = None if shadow is None else Shadow(shadow, metrics)
         if beside is not None:
             beside.start()
-        servicer = PolicyServicer(introduction, versions, batcher, beside)
+        servicer = PolicyServicer(introduction, versions, batcher, metrics, beside)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
         try:
             async with server:
@@ -58,6 +64,11 @@ async def serve_versions(
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a server, whatever policy it serves."""
     parser.add_argument("--listen", metavar="HOST:PORT", help="default 127.0.0.1:50052")
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        help="where GET /metrics answers Prometheus; default: nowhere",
+    )
     parser.add_argument(
         "--insecure",
         action="store_const",

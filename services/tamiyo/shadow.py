@@ -11,6 +11,7 @@ from chassis.errors import LeylineError
 from chassis.logging import get_logger
 from leyline.v1.decision_pb2 import ActionType, Decision, DecisionQuery
 from tamiyo.batch import answers
+from tamiyo.metrics import PolicyMetrics
 from tamiyo.policy import Policy, admit
 
 _log = get_logger(__name__)
@@ -36,13 +37,15 @@ class Shadow:
     policies that agree about an action's probability draw the same action.
     """
 
-    def __init__(self, policy: Callable[[], Awaitable[Policy]]) -> None:
+    def __init__(self, policy: Callable[[], Awaitable[Policy]], metrics: PolicyMetrics) -> None:
         """Make it.
 
         Args:
             policy: gives the policy; asked until it has given it once.
+            metrics: counts how often it agrees.
         """
         self._find = policy
+        self._metrics = metrics
         self._waiting: deque[tuple[DecisionQuery, Decision]] = deque()
         self._asked = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
@@ -114,12 +117,14 @@ class Shadow:
 
     def _say(self, query: DecisionQuery, decision: Decision, shadow: Decision) -> None:
         step = query.snapshot.step_id
+        agrees = (shadow.action_type, shadow.slot_id) == (decision.action_type, decision.slot_id)
+        self._metrics.compared(agrees=agrees)
         _log.info(
             "shadow decision",
             run_id=step.run_id,
             episode=step.episode_index,
             step=step.step,
-            agrees=(shadow.action_type, shadow.slot_id) == (decision.action_type, decision.slot_id),
+            agrees=agrees,
             skipped=self._skipped,
             failed=self._failed,
             **_facts("served", decision),

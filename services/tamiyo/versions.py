@@ -90,6 +90,8 @@ class LearnedVersions:
         self._server = server
         self.default: Policy | None = None
         self.ready = asyncio.Event()
+        self.loaded = self.refused = 0
+        """Versions of the registry that were taken, and that could not be used."""
         self._held: OrderedDict[str, Policy] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Policy]] = {}
         self._refused: dict[str, tuple[float, ArtifactRefused]] = {}
@@ -281,6 +283,7 @@ class LearnedVersions:
         except ArtifactRefused as refused:
             self._refuse(version, refused)
             raise
+        self.loaded += 1
         _log.info("policy loaded", policy_version=version, bytes=len(data))
         self._put_down(PolicyReport(policy_version=version, accepted=True, server=self._server))
         try:
@@ -295,6 +298,7 @@ class LearnedVersions:
         return LearnedPolicy(await asyncio.to_thread(Artifact, manifest, data))
 
     def _refuse(self, version: str, refused: ArtifactRefused) -> None:
+        self.refused += 1
         _log.error(
             "policy refused", policy_version=version, reason=refused.reason, problem=str(refused)
         )

@@ -10,6 +10,7 @@ from typing import Any
 import grpc.aio
 import pytest
 import structlog
+from prometheus_client import CollectorRegistry
 from tests.tamiyo.networks import Network
 from tests.tamiyo.queries import query
 from tests.tamiyo.registry_server import RegistryServer
@@ -22,6 +23,7 @@ from leyline.observation import SEED_SPEC
 from leyline.v1.decision_pb2 import ActionType, Decision, DecisionQuery
 from leyline.v1.policy_pb2 import DecideRequest, StreamDecisionsRequest
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
+from tamiyo.metrics import PolicyMetrics
 from tamiyo.policies.uniform import RandomPolicy
 from tamiyo.policies.wait import WaitPolicy
 from tamiyo.policy import Choice, Policy, decision_from
@@ -113,7 +115,7 @@ async def test_a_shadow_that_raises_costs_a_warning_and_is_counted() -> None:
     async def broken() -> Policy:
         return Broken(SEED_SPEC)
 
-    shadow = Shadow(broken)
+    shadow = Shadow(broken, PolicyMetrics(CollectorRegistry()))
     shadow.start()
     with structlog.testing.capture_logs() as lines:
         for asked in QUERIES:
@@ -134,7 +136,7 @@ async def test_a_shadow_that_is_slow_is_asked_less() -> None:
         await found.wait()
         return WaitPolicy(SEED_SPEC)
 
-    shadow = Shadow(slow)
+    shadow = Shadow(slow, PolicyMetrics(CollectorRegistry()))
     shadow.start()
     with structlog.testing.capture_logs() as lines:
         for step in range(MOST_WAITING + 10):
@@ -156,7 +158,7 @@ async def test_a_shadow_s_log_lines_do_not_bear_the_id_of_some_call() -> None:
     async def listening() -> Policy:
         return Listening(SEED_SPEC)
 
-    shadow = Shadow(listening)
+    shadow = Shadow(listening, PolicyMetrics(CollectorRegistry()))
     shadow.start()
     with structlog.contextvars.bound_contextvars(request_id="one"):
         shadow.ask(query(), Decision())
