@@ -19,6 +19,7 @@ from kasmina.runs.disk import Disk, DiskFull
 from kasmina.runs.drainer import Drainer
 from kasmina.runs.experience_client import ExperienceClient
 from kasmina.runs.journal import Journal
+from kasmina.runs.metrics import RunMetrics
 from kasmina.runs.retention import Retention
 from kasmina.runs.state_directory import StateDirectory, StateDirectoryBusy
 from kasmina.runs.supervisor import Supervisor
@@ -63,6 +64,7 @@ async def serve(settings: KasminaSettings) -> None:
 
 async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Journal) -> None:
     server = Server(settings, services=[SERVICE_NAME])
+    server.metrics.register(RunMetrics(journal))
     supervisor = Supervisor(settings, state, journal)
     retention = Retention(state, journal, settings.keep_runs, settings.keep_days)
     await asyncio.to_thread(retention.sweep)
@@ -137,6 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--listen", metavar="HOST:PORT", help="where to listen (127.0.0.1:50051)")
+    parser.add_argument(
+        "--metrics-listen",
+        metavar="HOST:PORT",
+        help="where GET /metrics answers Prometheus; default: nowhere",
+    )
     parser.add_argument(
         "--state-dir", metavar="DIR", help="what outlives the service (.leyline/kasmina)"
     )

@@ -61,6 +61,12 @@ class EventLog:
             ).fetchall()
         return [WatchRunResponse.FromString(row["event"]) for row in rows]
 
+    def latest(self) -> dict[str, int]:
+        """The newest sequence of each run."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT run_id, last_sequence FROM runs").fetchall()
+        return {row["run_id"]: row["last_sequence"] for row in rows}
+
     def of_step(self, step_id: StepId) -> tuple[StepDecided, StepCompleted]:
         """What watchers were told of a completed step. KeyError where it is not completed."""
         completed = StepCompleted()

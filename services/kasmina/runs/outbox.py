@@ -99,6 +99,11 @@ class Outbox:
         with self._database.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
+    def refusals(self) -> int:
+        """Refused items of all runs."""
+        with self._database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM refused").fetchone()[0])
+
     def refused(self, run_id: str) -> list[tuple[ExperienceItem, str]]:
         """A run's refused items and the reasons, oldest first."""
         with self._database.reading() as connection:

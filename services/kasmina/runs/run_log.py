@@ -133,6 +133,12 @@ class RunLog:
             ).fetchone()
         return None if row is None else _record(row)
 
+    def by_state(self) -> dict[RunState.ValueType, int]:
+        """How many runs are in each state."""
+        with self._database.reading() as connection:
+            rows = connection.execute("SELECT state, count(*) AS runs FROM runs GROUP BY state")
+            return {RunState.ValueType(row["state"]): row["runs"] for row in rows}
+
     def page(self, before: int | None, limit: int) -> list[RunRecord]:
         """At most `limit` runs, newest first, of those with a number lower than `before`."""
         with self._database.reading() as connection:
