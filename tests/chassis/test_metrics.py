@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import urllib.error
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +19,8 @@ from chassis.process import AddressInUse, ConfigurationError
 from chassis.server import Server
 from chassis.settings import ServerSettings, load
 from leyline.v1 import policy_pb2, policy_pb2_grpc
+
+_ROOT = Path(__file__).parents[2]
 
 GET_INFO = {
     "grpc_type": "unary",
@@ -116,3 +120,21 @@ def test_an_unfit_address_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         load(desk_settings, metrics_listen=wanted)
+
+
+def test_every_metric_is_documented_and_nothing_else() -> None:
+    written = {
+        name
+        for source in (_ROOT / "services").rglob("*.py")
+        for name in re.findall(r'"(leyline_[a-z_]+|grpc_server_[a-z_]+)"', source.read_text())
+    }
+    page = (_ROOT / "docs" / "metrics.md").read_text()
+    documented = set(
+        re.findall(r"^\| `(leyline_[a-z_]+|grpc_server_[a-z_]+)` \|", page, re.MULTILINE)
+    )
+    of_learner = {name for name in documented if name.startswith("leyline_learner_")}
+    assert _families(documented - of_learner) == _families(written)
+
+
+def _families(names: set[str]) -> set[str]:
+    return {name.removesuffix("_total") for name in names}
