@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.simic.episodes import Script
 
+from kasmina.simulator.parameters import load_family
+from kasmina.simulator.situation import SimulationSeeds
+from kasmina.simulator.trainer import SimulatedTrainer
 from leyline.v1.learner_pb2 import TrainingPlan
 from leyline.v1.transition_pb2 import Transition
 from simic.learning import reward as reward_module
@@ -56,10 +59,13 @@ def test_what_was_not_measured_is_paid_with_the_next_measurement(
 
 
 def spending(accuracies: list[float], spent: list[int]) -> list[Transition]:
-    """An episode's steps, with the multiply-adds spent up to the end of each."""
+    """An episode's steps, with the multiply-adds spent up to the end of each; the bare host's are
+    100 an interval.
+    """
     steps = Script(accuracies=accuracies).transitions()
     for step, total in zip(steps, spent, strict=True):
         step.facts.multiply_adds_spent = total
+        step.facts.multiply_adds_bare = 100
     return steps
 
 
@@ -72,8 +78,19 @@ def test_rent_is_paid_for_what_is_spent_beyond_the_bare_host() -> None:
 
 
 def test_spending_as_much_again_costs_the_price_over_the_whole_episode() -> None:
-    steps = spending([0.1] * 11, [100, *(100 + 200 * step for step in range(1, 10))])
-    assert rent(steps, price=5.0).sum() == pytest.approx(0.5 * 9 / 10)
+    steps = spending([0.1] * 11, [200 * step for step in range(1, 11)])
+    assert rent(steps, price=5.0).sum() == pytest.approx(0.5)
+
+
+def test_one_who_only_waits_pays_no_rent() -> None:
+    parameters = load_family("default")
+    trainer = SimulatedTrainer(parameters, SimulationSeeds.of_episode(root=1, index=0))
+    facts = [trainer.train_interval() for _ in range(parameters.episode.horizon)]
+    steps = Script(accuracies=[0.1] * (len(facts) + 1)).transitions()
+    for step, of_interval in zip(steps, facts, strict=True):
+        step.facts.multiply_adds_spent = of_interval.multiply_adds_spent
+        step.facts.multiply_adds_bare = of_interval.multiply_adds_bare
+    assert rent(steps, price=5.0) == pytest.approx(np.zeros(len(steps)))
 
 
 def test_the_final_accuracy_is_paid_at_the_end_and_what_was_measured_before_does_not_count() -> (

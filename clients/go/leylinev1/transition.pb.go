@@ -413,15 +413,18 @@ type IntervalFacts struct {
 	Parameters uint64 `protobuf:"varint,4,opt,name=parameters,proto3" json:"parameters,omitempty"`
 	// Multiply-adds of one image's forward pass through that network. Unset where not counted.
 	MultiplyAdds *uint64 `protobuf:"varint,5,opt,name=multiply_adds,json=multiplyAdds,proto3,oneof" json:"multiply_adds,omitempty"`
-	// Multiply-adds spent in the episode so far, backward and shadow passes included. Unset where not counted.
+	// Multiply-adds spent in the episode's intervals so far, backward and shadow passes included. What was validated before
+	// the first step is not among them, nor what the parent of a fork has spent. Unset where not counted.
 	MultiplyAddsSpent *uint64 `protobuf:"varint,6,opt,name=multiply_adds_spent,json=multiplyAddsSpent,proto3,oneof" json:"multiply_adds_spent,omitempty"`
 	// One bit for each validation image in order, most significant first: 1 where it was classified right. Empty where
 	// not kept.
 	ValidationCorrect []byte `protobuf:"bytes,7,opt,name=validation_correct,json=validationCorrect,proto3" json:"validation_correct,omitempty"`
 	// Facts by slot.
-	Slots         []*SlotFacts `protobuf:"bytes,8,rep,name=slots,proto3" json:"slots,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Slots []*SlotFacts `protobuf:"bytes,8,rep,name=slots,proto3" json:"slots,omitempty"`
+	// Multiply-adds that such an interval takes while there is no seed in any slot. Unset where not counted.
+	MultiplyAddsBare *uint64 `protobuf:"varint,9,opt,name=multiply_adds_bare,json=multiplyAddsBare,proto3,oneof" json:"multiply_adds_bare,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *IntervalFacts) Reset() {
@@ -508,6 +511,13 @@ func (x *IntervalFacts) GetSlots() []*SlotFacts {
 		return x.Slots
 	}
 	return nil
+}
+
+func (x *IntervalFacts) GetMultiplyAddsBare() uint64 {
+	if x != nil && x.MultiplyAddsBare != nil {
+		return *x.MultiplyAddsBare
+	}
+	return 0
 }
 
 // One step of one episode: what was seen, what was decided and by whom, what was done, and what was seen next.
@@ -760,7 +770,7 @@ const file_leyline_v1_transition_proto_rawDesc = "" +
 	"\foutput_ratio\x18\x03 \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\voutputRatio\x88\x01\x01B\f\n" +
 	"\n" +
 	"_blueprintB\x0f\n" +
-	"\r_output_ratio\"\xb6\x03\n" +
+	"\r_output_ratio\"\x80\x04\n" +
 	"\rIntervalFacts\x12'\n" +
 	"\x0ftraining_images\x18\x01 \x01(\x04R\x0etrainingImages\x12+\n" +
 	"\x11validation_images\x18\x02 \x01(\x04R\x10validationImages\x125\n" +
@@ -771,9 +781,11 @@ const file_leyline_v1_transition_proto_rawDesc = "" +
 	"\rmultiply_adds\x18\x05 \x01(\x04H\x00R\fmultiplyAdds\x88\x01\x01\x123\n" +
 	"\x13multiply_adds_spent\x18\x06 \x01(\x04H\x01R\x11multiplyAddsSpent\x88\x01\x01\x128\n" +
 	"\x12validation_correct\x18\a \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\bR\x11validationCorrect\x125\n" +
-	"\x05slots\x18\b \x03(\v2\x15.leyline.v1.SlotFactsB\b\xbaH\x05\x92\x01\x02\x10@R\x05slotsB\x10\n" +
+	"\x05slots\x18\b \x03(\v2\x15.leyline.v1.SlotFactsB\b\xbaH\x05\x92\x01\x02\x10@R\x05slots\x121\n" +
+	"\x12multiply_adds_bare\x18\t \x01(\x04H\x02R\x10multiplyAddsBare\x88\x01\x01B\x10\n" +
 	"\x0e_multiply_addsB\x16\n" +
-	"\x14_multiply_adds_spent\"\xd2\n" +
+	"\x14_multiply_adds_spentB\x15\n" +
+	"\x13_multiply_adds_bare\"\xd2\n" +
 	"\n" +
 	"\n" +
 	"Transition\x123\n" +

@@ -125,6 +125,9 @@ class GrowingModel:
             parameters=self.network.parameter_count(),
             multiply_adds=self._spending.of_an_image,
             multiply_adds_spent=self._spending.spent,
+            multiply_adds_bare=self._spending.bare(
+                lessons.images, evaluated, lessons.measured_images, self._grower.blueprint_at
+            ),
         )
 
     def begin_interval(self) -> None:

@@ -127,6 +127,7 @@ class Episode:
             state.checkpoint(parent.run_id, parent.episode_index, step), origin
         )
         self._first_interval = trainer.interval
+        trainer.forget_spending()
         return trainer
 
     def _terms(self, origin: EpisodeOrigin, known: EpisodeRecord | None) -> EpisodeTerms:

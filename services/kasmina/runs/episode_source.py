@@ -31,6 +31,9 @@ class EpisodeTrainer(Protocol):
     def train_interval(self) -> IntervalFacts:
         """Trains one decision interval and validates."""
 
+    def forget_spending(self) -> None:
+        """Counts multiply-adds from here on."""
+
     def save(self, path: Path) -> None:
         """Writes everything that is needed to go on bit for bit. Raises OSError."""
 

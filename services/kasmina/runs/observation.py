@@ -84,6 +84,7 @@ def facts_message(facts: IntervalFacts, after: Snapshot) -> IntervalFactsMessage
         parameters=facts.parameters,
         multiply_adds=facts.multiply_adds,
         multiply_adds_spent=facts.multiply_adds_spent,
+        multiply_adds_bare=facts.multiply_adds_bare,
         validation_correct=facts.validation_correct,
         slots=[
             SlotFacts(

@@ -32,6 +32,11 @@ class Costs:
         """Multiply-adds of one image's forward pass through that network."""
         return self._forward + sum([seed.multiply_adds for seed in live])
 
+    @property
+    def bare(self) -> int:
+        """Multiply-adds of an interval of the host alone: three passes an image, and validation."""
+        return self._forward * (3 * self._training_images + self._validation_images)
+
     def validation(self, live: Sequence[HiddenSeed]) -> int:
         """Multiply-adds of a validation."""
         return self.forward(live) * self._validation_images

@@ -44,7 +44,7 @@ class SimulatedTrainer:
         self._instruments = Instruments(parameters, seeds.noise)
         self._costs = Costs(parameters)
         self._interval = 0
-        self._spent = self._costs.validation([])
+        self._spent = 0
         self._signs = [NOTHING_MEASURED for _ in self._network.slots]
         if checkpoint is None:
             accuracy = self.true_accuracy
@@ -162,7 +162,12 @@ class SimulatedTrainer:
             parameters=self._costs.parameters(live),
             multiply_adds=self._costs.forward(live),
             multiply_adds_spent=self._spent,
+            multiply_adds_bare=self._costs.bare,
         )
+
+    def forget_spending(self) -> None:
+        """Counts multiply-adds from here on."""
+        self._spent = 0
 
     def save(self, path: Path) -> None:
         """Writes everything that is needed to go on exactly. Raises OSError."""

@@ -64,7 +64,9 @@ class IntervalFacts:
     multiply_adds: int
     """Of one image's forward pass through that network."""
     multiply_adds_spent: int
-    """In the episode so far, on everything; see `kasmina.network.cost`."""
+    """In the episode's intervals so far, on everything; see `kasmina.network.cost`."""
+    multiply_adds_bare: int
+    """What such an interval takes while there is no seed in any slot."""
 
 
 def ablation_split(validation: ImageSplit) -> ImageSplit:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kasmina.network.cost import HostCost
 from kasmina.network.slot import Slot
 
 
 class Spending:
-    """What an episode has spent so far, as `spent` multiply-adds."""
+    """What an episode's intervals have spent so far, as `spent` multiply-adds."""
 
     def __init__(self, cost: HostCost, slots: Sequence[Slot]) -> None:
         self._cost = cost
@@ -20,6 +20,21 @@ class Spending:
     def of_an_image(self) -> int:
         """Of one image's forward pass through the network as it stands."""
         return self._cost.network(self._slots)
+
+    def bare(
+        self,
+        training_images: int,
+        validation_images: int,
+        measured_images: int,
+        blueprint_at: Callable[[Slot], str],
+    ) -> int:
+        """What such an interval costs while there is no seed, and every slot is measured."""
+        measured = [self._cost.gradmax(slot.depth, blueprint_at(slot)) for slot in self._slots]
+        return (
+            training_images * self._cost.training(())
+            + validation_images * self._cost.network(())
+            + measured_images * sum(measured)
+        )
 
     def trained(self, images: int) -> None:
         """So many images were trained on, repetitions counted."""

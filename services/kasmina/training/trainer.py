@@ -72,7 +72,6 @@ class GrowthTrainer:
         self._spending = parts.spending
         if checkpoint is None:
             facts = self._trainer.validate(dataset.validation)
-            self._spending.validated(facts.images)
             self._readings = self._first_readings(facts.loss, facts.accuracy)
             self._grower.plant_all(facts.accuracy)
         else:
@@ -166,7 +165,17 @@ class GrowthTrainer:
             parameters=self.parameter_count(),
             multiply_adds=self._spending.of_an_image,
             multiply_adds_spent=self._spending.spent,
+            multiply_adds_bare=self._spending.bare(
+                training.images,
+                validation.images,
+                self._config.batch_size,
+                self._grower.blueprint_at,
+            ),
         )
+
+    def forget_spending(self) -> None:
+        """Counts multiply-adds from here on: a fork does not pay for what its parent has spent."""
+        self._spending.spent = 0
 
     def evaluate(self, split: ImageSplit) -> ValidationFacts:
         """Loss and accuracy of the network as it stands on another split. Nothing is recorded."""

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 import numpy as np
 from numpy.typing import NDArray
 
-from leyline.v1.transition_pb2 import Transition
+from leyline.v1.transition_pb2 import IntervalFacts, Transition
 
 Rewards = NDArray[np.float64]
 """One number for each step of an episode, (T,)."""
@@ -65,23 +65,27 @@ def rent(steps: Sequence[Transition], price: float) -> Rewards:
     """What the multiply-adds of each interval cost beyond those of the bare host, (T,).
 
     Args:
-        steps: of a whole episode; its first interval is the bare host's, because a seed does not
-            train in the interval in which it germinates.
+        steps: of a whole episode.
         price: percentage points for spending as much again as the bare host spends in the whole
             episode.
 
     Raises:
         RewardUndefined: they were not counted.
     """
-    if not all(step.facts.HasField("multiply_adds_spent") for step in steps):
+    if not all(_counted(step.facts) for step in steps):
         raise RewardUndefined(
             "rent needs the multiply-adds spent, which this episode's trainer has not counted"
         )
     spent = np.diff([0.0, *(float(step.facts.multiply_adds_spent) for step in steps)])
-    if spent[0] <= 0:
-        raise RewardUndefined("rent needs an episode whose first interval has spent something")
-    beyond: Rewards = spent / spent[0] - 1.0
-    return price / POINTS_A_UNIT * beyond / len(steps)
+    bare = np.array([float(step.facts.multiply_adds_bare) for step in steps])
+    if not bare.sum() > 0:
+        raise RewardUndefined("rent needs an episode whose host has spent something")
+    beyond: Rewards = (spent - bare) / bare.sum()
+    return price / POINTS_A_UNIT * beyond
+
+
+def _counted(facts: IntervalFacts) -> bool:
+    return facts.HasField("multiply_adds_spent") and facts.HasField("multiply_adds_bare")
 
 
 def reward_names() -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def test_what_an_episode_spends_adds_up_from_interval_to_interval(
     stripes: Dataset, tmp_path: Path
 ) -> None:
     trainer = GrowthTrainer(CONFIG, stripes)
-    spent = VALIDATION * HOST
+    spent = 0
     gradmax = [2 * BATCH * seed for seed in SEEDS]
 
     def interval(cost_of_an_image: int, cost_of_training: int, beside: int) -> None:
@@ -95,6 +95,7 @@ def test_what_an_episode_spends_adds_up_from_interval_to_interval(
         facts = trainer.train_interval()
         spent += IMAGES * cost_of_training + VALIDATION * cost_of_an_image + beside
         assert (facts.multiply_adds, facts.multiply_adds_spent) == (cost_of_an_image, spent)
+        assert facts.multiply_adds_bare == (3 * IMAGES + VALIDATION) * HOST + sum(gradmax)
 
     interval(HOST, 3 * HOST, sum(gradmax))
     for action in (Action.GERMINATE, Action.ADVANCE):

@@ -140,7 +140,9 @@ class Stage:
     @property
     def curve(self) -> list[bytes]:
         """All that was measured from step to step, run and clocks apart."""
-        return [_measured(transition) for transition in self.transitions]
+        steps = self.transitions
+        before = (0, *(step.facts.multiply_adds_spent for step in steps))
+        return [_measured(step, spent) for step, spent in zip(steps, before, strict=False)]
 
     @property
     def events(self) -> list[WatchRunResponse]:
@@ -183,7 +185,7 @@ def _source(spec: RunSpec, images: Dataset) -> EpisodeSource:
     return NetworkSource(spec, COMPUTE, images)
 
 
-def _measured(transition: Transition) -> bytes:
+def _measured(transition: Transition, spent_before: int) -> bytes:
     same = Transition(
         snapshot=transition.snapshot,
         next_snapshot=transition.next_snapshot,
@@ -191,6 +193,8 @@ def _measured(transition: Transition) -> bytes:
         facts=transition.facts,
     )
     same.facts.ClearField("duration")
+    # A fork counts from its own first step on; what each interval cost is the same.
+    same.facts.multiply_adds_spent -= spent_before
     for snapshot in (same.snapshot, same.next_snapshot):
         snapshot.ClearField("step_id")
     return same.SerializeToString(deterministic=True)

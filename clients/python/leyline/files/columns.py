@@ -308,8 +308,14 @@ OF_STEPS = (
     Column(
         "multiply_adds_spent",
         _COUNT,
-        "multiply-adds spent in the episode so far",
+        "multiply-adds spent in the episode's intervals so far",
         _step("facts.multiply_adds_spent"),
+    ),
+    Column(
+        "multiply_adds_bare",
+        _COUNT,
+        "multiply-adds of such an interval without any seed",
+        _step("facts.multiply_adds_bare"),
     ),
     Column(
         "terminal",
