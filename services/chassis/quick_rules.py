@@ -23,6 +23,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from leyline.rules import TIMES, is_possible_time
+
 Check: TypeAlias = Callable[[Any], bool]
 
 # Names of runs, slots and policies come again and again.
@@ -50,6 +52,7 @@ _CEL = {
         " and m.next_snapshot.step_id.episode_index == m.step_id.episode_index"
         " and m.next_snapshot.step_id.step == m.step_id.step + 1"
     ),
+    "this.termination != 1 || this.steps > uint(0)": "m.termination != 1 or m.steps > 0",
     "this.decider != 2 || (this.decision.action_type == 1 && !has(this.decision.type_log_prob)"
     " && !has(this.decision.log_prob) && !has(this.decision.policy_version))": (
         "m.decider != 2 or (m.decision.action_type == 1"
@@ -200,6 +203,8 @@ class _Writer:
         kind = rules.WhichOneof("type")
         if field.message_type:
             conditions = _bounded_time(rules.timestamp) if kind == "timestamp" else []
+            if field.message_type.full_name in TIMES:
+                conditions.append(f"{self._name(is_possible_time)}({value})")
             if kind not in (None, "timestamp"):
                 raise _Unknown(kind)
             if _is_ours(field.message_type):
@@ -272,7 +277,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 def _bounded_time(rules: Any) -> list[str]:
     _refuse_others(rules, {"gte", "lte"})
-    conditions = ["0 <= v.nanos < 1_000_000_000"]
+    conditions = []
     if rules.HasField("gte"):
         conditions.append(f"v.seconds > {rules.gte.seconds}")
     if rules.HasField("lte"):

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from chassis.errors import ErrorCode, LeylineError, Violation
 from chassis.quick_rules import surely_valid
-from leyline.rules import field_path
+from leyline.rules import IMPOSSIBLE_TIME, field_path, impossible_times
 
 # Whatever else a server speaks (health, reflection) has no rules of ours.
 _PACKAGE = "leyline."
@@ -32,7 +32,13 @@ def violations(message: Message) -> tuple[Violation, ...]:
     """
     if surely_valid(message) or not message.DESCRIPTOR.file.package.startswith(_PACKAGE):
         return ()
-    return tuple(_violation(broken) for broken in protovalidate.collect_violations(message))
+    return (
+        *(_violation(broken) for broken in protovalidate.collect_violations(message)),
+        *(
+            Violation(path, IMPOSSIBLE_TIME, rule="time.nanos")
+            for path in impossible_times(message)
+        ),
+    )
 
 
 def check(message: Message, within: str = "") -> None:

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
 from chassis.errors import ErrorCode, LeylineError
 from chassis.validation import check, violations
 from leyline.v1 import policy_pb2, registry_pb2, transition_pb2
+from leyline.v1.transition_pb2 import TERMINATION_HORIZON
 
 _INVALID = sorted((Path(__file__).parents[2] / "proto" / "testdata" / "invalid").glob("*.json"))
 # Imported for the messages that the files name.
@@ -42,3 +43,18 @@ def test_a_refusal_carries_every_violation() -> None:
 def test_a_message_of_somebody_else_has_no_rules_of_ours() -> None:
     check(wrappers_pb2.StringValue())
     check(health_pb2.HealthCheckRequest())
+
+
+@pytest.mark.parametrize("nanos", [-1, 10**9])
+def test_a_time_that_protobuf_itself_forbids_is_refused_wherever_it_stands(nanos: int) -> None:
+    step = transition_pb2.Transition()
+    step.completed_at.nanos = nanos
+    step.facts.duration.nanos = nanos
+    refused = {broken.field for broken in violations(step) if broken.rule == "time.nanos"}
+    # Less than nothing is a duration, and no point in time.
+    assert refused == {"completed_at"} | ({"facts.duration"} if nanos > 0 else set())
+    end = transition_pb2.EpisodeEnd(run_id="run", termination=TERMINATION_HORIZON, steps=1)
+    end.ended_at.FromSeconds(1)
+    assert violations(end) == ()
+    end.ended_at.nanos = nanos
+    assert [broken.field for broken in violations(end)] == ["ended_at"]
