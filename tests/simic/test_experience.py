@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.simic.episodes import Script
@@ -115,15 +116,28 @@ def test_a_bad_item_is_refused_alone_with_the_rule_that_it_breaks(
     assert experience.cursor("run", 0).next_step == 1
 
 
-def test_a_time_that_no_calendar_has_is_refused_alone(experience: ExperienceStore) -> None:
+@pytest.mark.parametrize("time", [{"seconds": 2**62}, {"nanos": -1}, {"nanos": 10**9}])
+def test_a_time_that_no_calendar_has_is_refused_alone(
+    experience: ExperienceStore, time: dict[str, int]
+) -> None:
     script = Script()
     experience.begin(script.begin())
     items = script.items()
-    items[1].transition.completed_at.seconds = 2**62
-    items[-1].episode_end.ended_at.seconds = 2**62
+    items[1].transition.completed_at.MergeFrom(Timestamp(**time))
+    items[-1].episode_end.ended_at.MergeFrom(Timestamp(**time))
     outcomes = experience.record(items)
     refused = ErrorCode.INVALID_ARGUMENT
     assert codes(outcomes) == [None, refused, None, refused]
+
+
+def test_an_episode_of_no_step_does_not_come_to_its_horizon(experience: ExperienceStore) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    [*_, end] = script.items()
+    end.episode_end.steps = 0
+    assert codes(experience.record([end])) == [ErrorCode.INVALID_ARGUMENT]
+    end.episode_end.termination = Termination.TERMINATION_CANCELLED
+    assert codes(experience.record([end])) == [None]
 
 
 def with_another_fingerprint(transition: Transition) -> None:

@@ -805,7 +805,7 @@ const file_leyline_v1_transition_proto_rawDesc = "" +
 	"\x18transition.snapshot.step\x12-snapshot must belong to the transition's step\x1a%this.snapshot.step_id == this.step_id\x1a\x93\x02\n" +
 	"\x1dtransition.next_snapshot.step\x12+next_snapshot must belong to the step after\x1a\xc4\x01this.next_snapshot.step_id.run_id == this.step_id.run_id && this.next_snapshot.step_id.episode_index == this.step_id.episode_index && this.next_snapshot.step_id.step == this.step_id.step + uint(1)\x1a\x8e\x02\n" +
 	"\x13transition.fallback\x12Ta fallback decision is a WAIT without log-probabilities and without a policy version\x1a\xa0\x01this.decider != 2 || (this.decision.action_type == 1 && !has(this.decision.type_log_prob) && !has(this.decision.log_prob) && !has(this.decision.policy_version))B\x12\n" +
-	"\x10_fallback_reason\"\xcd\x02\n" +
+	"\x10_fallback_reason\"\xd5\x03\n" +
 	"\n" +
 	"EpisodeEnd\x12?\n" +
 	"\x06run_id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$R\x05runId\x120\n" +
@@ -814,7 +814,8 @@ const file_leyline_v1_transition_proto_rawDesc = "" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\vtermination\x12\x14\n" +
 	"\x05steps\x18\x04 \x01(\rR\x05steps\x12K\n" +
 	"\bended_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\x14\xbaH\x11\xc8\x01\x01\xb2\x01\v\"\a\b\xff\x82\xd1\xff\xaf\a2\x00R\aendedAt\x12\"\n" +
-	"\amessage\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\amessage*r\n" +
+	"\amessage\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\amessage:\x85\x01\xbaH\x81\x01\x1a\x7f\n" +
+	"\x13episode_end.horizon\x129an episode that came to its horizon has at least one step\x1a-this.termination != 1 || this.steps > uint(0)*r\n" +
 	"\aDecider\x12\x17\n" +
 	"\x13DECIDER_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eDECIDER_POLICY\x10\x01\x12\x14\n" +
