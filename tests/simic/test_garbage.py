@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from tests.simic.clock import Clock
 from tests.simic.episodes import Script
 from tests.simic.running import running
 from tests.simic.versions import version
@@ -17,6 +18,7 @@ from chassis.status import from_rpc_error
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import CollectGarbageRequest, PolicyManifest, PolicyReport
 from simic.database.database import Database
+from simic.experience.abandonment import Abandonment
 from simic.experience.store import ExperienceStore
 from simic.learning.lesson import LearnedVersion, Lessons
 from simic.learning.training import TrainingStore
@@ -121,6 +123,40 @@ def test_what_an_open_episode_is_pinned_to_stays_until_its_end(
     assert collected(registry) == [names[1]]
     experience.record(script.items())
     assert collected(registry) == [names[0]]
+
+
+def test_what_a_silent_episode_is_pinned_to_stays_because_its_trainer_may_come_back(
+    registry: PolicyRegistry, experience: ExperienceStore, database: Database, clock: Clock
+) -> None:
+    names = register(registry, *(version(seed) for seed in range(4)))
+    registry.activate(names[0], "")
+    script = Script(version=names[0])
+    experience.begin(script.begin())
+    for name in names[1:]:
+        registry.activate(name, "")
+    clock.pass_days(2)
+    assert Abandonment(database, after_s=86_400).look() == 1
+    assert collected(registry) == [names[1]]
+    again = experience.begin(script.begin())
+    assert again.policy_version == names[0]
+    experience.record(script.items(fence=again.fence))
+    assert collected(registry) == [names[0]]
+
+
+def test_what_the_run_of_an_ended_deterministic_training_goes_on_with_stays(
+    registry: PolicyRegistry,
+    trainings: TrainingStore,
+    experience: ExperienceStore,
+    database: Database,
+) -> None:
+    trainings.start("t", TrainingPlan(deterministic=True, run_id="run"))
+    Lessons(database, "t").begin(version(1))
+    trainings.end("t", TrainingState.TRAINING_STATE_STOPPED, "")
+    names = register(registry, *(version(seed) for seed in range(2, 6)))
+    for name in names[:2]:
+        registry.activate(name, "")
+    assert collected(registry) == [names[2]]
+    assert experience.begin(Script().begin()).policy_version == named(version(1))
 
 
 def test_what_a_training_goes_on_from_stays_until_it_ends(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, or_, select
 
 from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from leyline.v1.registry_pb2 import CollectGarbageResponse
@@ -47,7 +47,13 @@ def _needed(connection: Connection, keep_newest: int) -> Iterable[str | None]:
     )
     pinned = (
         select(episodes.c.policy_version)
-        .where(episodes.c.termination == Termination.TERMINATION_UNSPECIFIED)
+        .where(
+            or_(
+                episodes.c.termination == Termination.TERMINATION_UNSPECIFIED,
+                # Its trainer may still come back to it.
+                episodes.c.provisional,
+            )
+        )
         .distinct()
     )
     for query in (newest, pinned):
@@ -63,14 +69,17 @@ def _needed(connection: Connection, keep_newest: int) -> Iterable[str | None]:
 
 def _of_trainings(connection: Connection) -> Iterable[str]:
     """The versions that running trainings begin with or go on from, and those behind that their
-    next episodes are pinned to.
+    next episodes are pinned to; also of deterministic ones that have ended, whose runs may go on.
     """
-    running = connection.execute(
+    going_on = connection.execute(
         select(trainings.c.id, trainings.c.plan, trainings.c.updates).where(
-            trainings.c.state == TrainingState.TRAINING_STATE_RUNNING
+            or_(
+                trainings.c.state == TrainingState.TRAINING_STATE_RUNNING,
+                trainings.c.deterministic,
+            )
         )
     ).all()
-    for training in running:
+    for training in going_on:
         plan = TrainingPlan.FromString(training.plan)
         yield plan.initial_version
         yield from connection.execute(
