@@ -113,13 +113,17 @@ class Learner:
             return None
         manifest, artifact = base
         try:
-            network = networks.build(self._plan).load_weights(read_weights(artifact))
+            network = networks.build(self._plan)
+            sees = network.observation_seen.clone()
+            network.load_weights(read_weights(artifact))
         except (KeyError, RuntimeError):
             # Somebody else's graph under the same name: it can be served, not trained further.
             fits = False
         else:
             kind = (manifest.network, manifest.observation_spec.fingerprint)
-            fits = kind == (self._plan.network, self._spec.fingerprint)
+            fits = kind == (self._plan.network, self._spec.fingerprint) and torch.equal(
+                network.observation_seen, sees
+            )
         if fits:
             return network, LearnedVersion(manifest, artifact, b"")
         if named:
