@@ -239,8 +239,8 @@ def test_what_a_training_replays_or_has_still_to_learn_from_is_kept_with_its_twi
 @pytest.mark.parametrize(
     ("plan", "expected"),
     [
-        ({"experience": "stored"}, ["mine", "others"]),
-        ({"experience": "stored", "run_id": "others"}, ["others"]),
+        ({"experience": "stored", "max_updates": 9}, ["mine", "others"]),
+        ({"experience": "stored", "max_updates": 9, "run_id": "others"}, ["others"]),
         ({"deterministic": True, "run_id": "others"}, ["others"]),
         ({"run_id": "others"}, []),
         ({}, ["mine"]),

@@ -80,7 +80,7 @@ def test_numbers_of_the_recipe_can_be_replaced_and_others_are_refused() -> None:
 def test_a_mask_names_features_of_the_spec_or_all_telemetry() -> None:
     hidden = masked_features(fill(TrainingPlan(masked_features=["telemetry"])))
     assert {"val_accuracy", "gradmax_norm", "loss_history_1", "seed_improvement"} <= hidden
-    assert not hidden & {"time_left", "seed_stage", "seed_cost"}
+    assert not hidden & {"time_left", "seed_stage", "seed_cost", "reached_blending"}
     assert masked_features(fill(TrainingPlan(masked_features=["epoch"]))) == {"epoch"}
     with pytest.raises(LeylineError) as caught:
         fill(TrainingPlan(masked_features=["epochs"]))

@@ -26,6 +26,7 @@ BOOK_KEEPING = frozenset(
     {
         *("epoch", "global_step", "time_left", "learning_rate", "size_ratio"),
         *("has_seed", "seed_stage", "seed_alpha", "epochs_in_stage", "seed_cost"),
+        *("reached_training", "reached_blending", "reached_fossilized"),
     }
 )
 """Features that follow from the clock, the actions and the costs; all others are measured."""
@@ -127,6 +128,9 @@ def _unknown_names(plan: TrainingPlan) -> Iterable[Violation]:
 
 
 def _unfit_values(plan: TrainingPlan) -> Iterable[Violation]:
+    if plan.experience == STORED and not plan.max_updates:
+        described = "is required: stored experience is never used up, and each update is a version"
+        yield Violation("plan.max_updates", described)
     try:
         recipe_of(plan)
     except BadHyperparameter as error:
