@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
 import socket
 import socketserver
+import ssl
+import sys
 import threading
+from collections.abc import Iterator
+from functools import cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,15 +22,21 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from chassis import tls
 from chassis.address import Address
+from chassis.binding import bindable, refuse_unbindable
 from chassis.logging import get_logger
-from chassis.process import AddressInUse, StartupError
+from chassis.process import StartupError
 
 # From a decision of a built-in policy to an episode's stream.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
-_SCRAPE_TIMEOUT_S = 10.0
+# Seconds that a client may say nothing, and scrapes at a time.
+_SILENCE_S = 10.0
+_SCRAPES = 8
+_STOP_POLL_S = 0.05
 
 Labels: TypeAlias = tuple[str, str, str]
 """Of a call: kind, service, method."""
@@ -37,18 +46,39 @@ _log = get_logger(__name__)
 
 def new_registry() -> CollectorRegistry:
     """Make a registry that has the process's own numbers: memory, processor time, open files."""
-    registry = CollectorRegistry(auto_describe=True)
+    registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     return registry
 
 
-class CallMetrics:
-    """Calls and messages by method.
+class Guarded(Collector):
+    """A collector that asks something which may fail: the others are shown all the same."""
 
-    The names and labels are those of go-grpc-middleware's Prometheus interceptors, which
-    dashboards in circulation ask for; codes are written as in gRPC's specification (NOT_FOUND).
+    def __init__(self, inner: Collector) -> None:
+        """Guard ``inner``."""
+        self._inner = inner
+
+    def describe(self) -> list[Metric]:
+        """Nothing: that would be to ask before the service runs."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Give all that ``inner`` has, or nothing."""
+        try:
+            found = list(self._inner.collect())
+        except Exception as error:
+            _log.warning("metrics missing", collector=type(self._inner).__name__, exc_info=error)
+            return
+        yield from found
+
+
+class CallMetrics:
+    """Calls by method.
+
+    The names and labels are those of go-grpc-middleware's Prometheus interceptors; codes are
+    written as in gRPC's specification (NOT_FOUND).
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -70,6 +100,9 @@ class CallMetrics:
             registry=registry,
             buckets=_SECONDS,
         )
+        self._started_of = cache(self._started.labels)
+        self._handled_of = cache(self._handled.labels)
+        self._seconds_of = cache(self._seconds.labels)
 
     def began(self, method: str, *, streams_in: bool, streams_out: bool) -> Labels:
         """Count a call that begins; what ``ended`` wants to know of it.
@@ -81,13 +114,13 @@ class CallMetrics:
         """
         _, service, name = method.split("/")
         labels = (_TYPES[streams_in, streams_out], service, name)
-        self._started.labels(*labels).inc()
+        self._started_of(*labels).inc()
         return labels
 
     def ended(self, labels: Labels, code: str, seconds: float) -> None:
         """Count a call that has ended with ``code`` after so many seconds."""
-        self._handled.labels(*labels, code).inc()
-        self._seconds.labels(*labels).observe(seconds)
+        self._handled_of(*labels, code).inc()
+        self._seconds_of(*labels).observe(seconds)
 
 
 _TYPES = {
@@ -102,7 +135,6 @@ class MetricsEndpoint:
     """Answers ``GET /metrics`` over HTTP, or HTTPS where the service has a certificate.
 
     In threads of its own: a scrape may ask a database, and takes nothing from the event loop.
-    Certificates are read for each connection, so that new ones count at once.
     """
 
     def __init__(
@@ -127,46 +159,45 @@ class MetricsEndpoint:
         self._files = (certificate, key, client_ca) if certificate and key else None
         self._server: _HttpServer | None = None
 
-    async def start(self) -> None:
+    def start(self, remedy: str) -> None:
         """Bind and answer.
+
+        Args:
+            remedy: what can be done about an address that cannot be bound, for the message.
 
         Raises:
             AddressInUse: somebody else listens there.
             StartupError: the address cannot be bound for another reason.
             ConfigurationError: a certificate cannot be used.
         """
-        self._server = await asyncio.to_thread(self._bound)
-        self.address = self.address.with_port(self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
-        _log.info("metrics", address=str(self.address), tls=self._files is not None)
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            await asyncio.to_thread(self._server.shutdown)
-            self._server.server_close()
-
-    def _bound(self) -> _HttpServer:
-        if self._files is not None:
-            tls.server_context(*self._files)
-        remedy = "give --metrics-listen another address"
+        context = None if self._files is None else tls.server_context(*self._files)
+        refuse_unbindable(self.address, remedy)
         try:
-            family, *_, name = socket.getaddrinfo(
-                self.address.host, self.address.port, type=socket.SOCK_STREAM
-            )[0]
-            return _HttpServer(family, name, self._registry, self._files)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise AddressInUse(
-                    f"{self.address} is in use by another process; stop it, or {remedy}"
-                ) from None
-            raise StartupError(
-                f"cannot show metrics on {self.address}: {error.strerror}; {remedy}"
-            ) from None
+            self._server = _HttpServer(bindable(self.address), self._registry, context)
+        except (OSError, UnicodeError) as error:
+            # Somebody was quicker in the moment since the question.
+            raise StartupError(f"cannot listen on {self.address}: {error}; {remedy}") from None
+        self.address = self.address.with_port(self._server.server_address[1])
+        serve = partial(self._server.serve_forever, poll_interval=_STOP_POLL_S)
+        threading.Thread(target=serve, name="metrics", daemon=True).start()
+        _log.info("metrics", address=str(self.address), tls=context is not None)
+
+    def stop(self) -> None:
+        """Stop listening; waits for a fraction of a second."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
 
 class _Handler(MetricsHandler):
-    timeout = _SCRAPE_TIMEOUT_S
+    timeout = _SILENCE_S
+    server_version, sys_version = "leyline", ""
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] == "/metrics":
+            super().do_GET()
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND, "metrics are at /metrics")
 
 
 class _HttpServer(socketserver.ThreadingTCPServer):
@@ -174,26 +205,41 @@ class _HttpServer(socketserver.ThreadingTCPServer):
 
     allow_reuse_address = True
     daemon_threads = True
-    request_queue_size = 16
+    request_queue_size = _SCRAPES
 
     def __init__(
-        self,
-        family: int,
-        name: Any,
-        registry: CollectorRegistry,
-        files: tuple[Path, Path, Path | None] | None,
+        self, address: Address, registry: CollectorRegistry, context: ssl.SSLContext | None
     ) -> None:
-        self.address_family = family
-        self._files = files
+        found: Any = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        self.address_family, *_, name = found[0]
+        self._context = context
+        self._places = threading.Semaphore(_SCRAPES)
         super().__init__(name, _Handler.factory(registry))
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a place for one more; whoever finds none is hung up on."""
+        return self._places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
     def finish_request(self, request: Any, client_address: Any) -> None:
+        if self._context is None:
+            super().finish_request(request, client_address)
+            return
         # In the connection's own thread: one that says nothing keeps nobody else waiting.
-        request.settimeout(_SCRAPE_TIMEOUT_S)
-        if self._files is not None:
-            context = tls.server_context(*self._files)
-            request = context.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
+        request.settimeout(_SILENCE_S)
+        with self._context.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
+            secured.unwrap()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        _log.debug("a scrape failed", client=str(client_address), exc_info=True)
+        error = sys.exception()
+        # Clients that go away, or speak another protocol, are their own affair.
+        log = _log.debug if isinstance(error, OSError) else _log.warning
+        log("a scrape failed", client=str(client_address), exc_info=error)

@@ -12,6 +12,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from prometheus_client.registry import Collector
 
 from chassis import health, tls
 from chassis.address import Address
@@ -19,7 +20,7 @@ from chassis.binding import bindable, refuse_unbindable
 from chassis.drain import Drain
 from chassis.interceptor import CallInterceptor
 from chassis.logging import get_logger
-from chassis.metrics import CallMetrics, MetricsEndpoint, new_registry
+from chassis.metrics import CallMetrics, Guarded, MetricsEndpoint, new_registry
 from chassis.process import StartupError
 from chassis.settings import ServerSettings
 
@@ -35,7 +36,7 @@ class Server:
     Attributes:
         grpc: for the generated ``add_…Servicer_to_server`` functions.
         drain: begins when the server stops; for streams that wait by themselves.
-        metrics: what ``GET /metrics`` shows, where the settings want it; for more of them.
+        metrics: what ``GET /metrics`` shows, where the settings want it; for more numbers.
         address: where it listens; once started, with the port that was really bound.
     """
 
@@ -91,6 +92,12 @@ class Server:
         """Where ``GET /metrics`` is answered; None: nowhere."""
         return None if self._endpoint is None else self._endpoint.address
 
+    def show(self, collector: Collector) -> None:
+        """Show what ``collector`` finds out at each scrape, in a thread of the scrape's; while it
+        fails, it is missing.
+        """
+        self.metrics.register(Guarded(collector))
+
     @property
     def is_serving(self) -> bool:
         """Whether health says SERVING."""
@@ -123,11 +130,16 @@ class Server:
         """
         self.address = self._bound()
         if self._endpoint is not None:
-            await self._endpoint.start()
-        await self.grpc.start()
-        _log.info("listening", address=str(self.address), tls=self._settings.speaks_tls)
-        if self._settings.port_file is not None:
-            _write_whole(self._settings.port_file, f"{self.address}\n")
+            self._endpoint.start(self._remedy("metrics_listen"))
+        try:
+            await self.grpc.start()
+            _log.info("listening", address=str(self.address), tls=self._settings.speaks_tls)
+            if self._settings.port_file is not None:
+                _write_whole(self._settings.port_file, f"{self.address}\n")
+        except BaseException:
+            if self._endpoint is not None:
+                self._endpoint.stop()
+            raise
 
     async def serve(self) -> None:
         """Say SERVING, and wait until ``ask_to_stop`` or a cancellation."""
@@ -155,7 +167,7 @@ class Server:
             raise
         finally:
             if self._endpoint is not None:
-                await self._endpoint.stop()
+                self._endpoint.stop()
             _log.info("stopped", duration_s=round(time.monotonic() - started, 3))
 
     async def __aenter__(self) -> Self:
@@ -172,9 +184,13 @@ class Server:
         """Drain, whatever ended the block."""
         await self.stop()
 
+    def _remedy(self, field: str) -> str:
+        flag = f"--{field.replace('_', '-')}"
+        return f"set {self._settings.variable(field)} ({flag}) to another address"
+
     def _bound(self) -> Address:
         settings, target = self._settings, str(bindable(self._settings.listen))
-        remedy = f"set {settings.variable('listen')} (--listen) to another address"
+        remedy = self._remedy("listen")
         refuse_unbindable(settings.listen, remedy)
         try:
             if settings.tls_certificate and settings.tls_key:

@@ -152,6 +152,15 @@ class ServerSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _metrics_have_an_address_of_their_own(self) -> Self:
+        if self.metrics_listen == self.listen and self.listen.port:
+            raise ValueError(
+                f"{self.variable('metrics_listen')}={self.listen} is where gRPC listens; metrics"
+                " need another port"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _plain_text_stays_on_this_machine(self) -> Self:
         if self.speaks_tls or self.insecure:
             return self

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
 import urllib.error
+from collections.abc import Iterator
+from http.client import RemoteDisconnected
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from tests.chassis.certificates import Certificates
 from tests.scraping import scraped
 
@@ -57,10 +63,64 @@ async def test_a_refusal_is_counted_under_its_code(start: Any) -> None:
         )
     labels = {**GET_INFO, "grpc_code": refused.value.code().name}
     # It is counted once the client has been told.
-    counted = None
-    while counted != 1:
+    async with asyncio.timeout(60):
+        while True:
+            shown = await scraped(server.metrics_address)
+            if shown.value("grpc_server_handled_total", **labels) == 1:
+                return
+
+
+class Broken(Collector):
+    """Knows nothing when it is asked."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("leyline_half", "Shown by nobody.", value=1)
+        raise ZeroDivisionError
+
+
+async def test_what_cannot_be_found_out_is_missing_and_nothing_else(start: Any) -> None:
+    server, _ = await start(metrics_listen="127.0.0.1:0")
+    server.show(Broken())
+    for _ in range(2):
         shown = await scraped(server.metrics_address)
-        counted = shown.value("grpc_server_handled_total", **labels)
+        assert shown.value("leyline_half") is None
+        assert shown.value("process_open_fds") is not None
+
+
+async def test_there_is_one_page(start: Any) -> None:
+    server, _ = await start(metrics_listen="127.0.0.1:0")
+    for path, status in (("/", 404), ("/metrics", 200), ("/metrics?a=b", 200), ("/metrics/", 404)):
+        assert await _status(server.metrics_address, path) == status
+
+
+async def _status(address: Any, path: str) -> int:
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    line = await reader.readline()
+    writer.close()
+    return int(line.split()[1])
+
+
+async def test_when_all_places_are_taken_further_scrapers_are_hung_up_on(start: Any) -> None:
+    server, _ = await start(metrics_listen="127.0.0.1:0")
+    address = server.metrics_address
+    waiting = [await asyncio.open_connection(address.host, address.port) for _ in range(8)]
+    with pytest.raises((urllib.error.URLError, ConnectionError, RemoteDisconnected)):
+        await scraped(address)
+    for _, writer in waiting:
+        writer.close()
+        await writer.wait_closed()
+    async with asyncio.timeout(60):
+        while not await _is_answered(address):
+            pass
+
+
+async def _is_answered(address: Any) -> bool:
+    try:
+        await scraped(address)
+    except (urllib.error.URLError, ConnectionError, RemoteDisconnected):
+        return False
+    return True
 
 
 async def test_nothing_is_shown_where_nobody_asked_for_it(start: Any) -> None:
@@ -113,13 +173,14 @@ async def test_an_address_in_use_is_said_by_name(desk_settings: type[ServerSetti
         ("0.0.0.0:9464", "would take plain text from other machines"),
         ("unix:/run/metrics", "must be HOST:PORT"),
         ("nonsense", "must be HOST:PORT"),
+        ("127.0.0.1:50099", "is where gRPC listens"),
     ],
 )
 def test_an_unfit_address_is_refused(
     desk_settings: type[ServerSettings], wanted: str, said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        load(desk_settings, metrics_listen=wanted)
+        load(desk_settings, listen="127.0.0.1:50099", metrics_listen=wanted)
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
