@@ -64,7 +64,7 @@ async def serve(settings: KasminaSettings) -> None:
 
 async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Journal) -> None:
     server = Server(settings, services=[SERVICE_NAME])
-    server.metrics.register(RunMetrics(journal))
+    server.show(RunMetrics(journal))
     supervisor = Supervisor(settings, state, journal)
     retention = Retention(state, journal, settings.keep_runs, settings.keep_days)
     await asyncio.to_thread(retention.sweep)

@@ -61,11 +61,11 @@ class EventLog:
             ).fetchall()
         return [WatchRunResponse.FromString(row["event"]) for row in rows]
 
-    def latest(self) -> dict[str, int]:
-        """The newest sequence of each run."""
+    def latest(self) -> list[tuple[int, str, int]]:
+        """Each run's number, which none had before it, its name, and its newest sequence."""
         with self._database.reading() as connection:
-            rows = connection.execute("SELECT run_id, last_sequence FROM runs").fetchall()
-        return {row["run_id"]: row["last_sequence"] for row in rows}
+            rows = connection.execute("SELECT number, run_id, last_sequence FROM runs").fetchall()
+        return [(row["number"], row["run_id"], row["last_sequence"]) for row in rows]
 
     def of_step(self, step_id: StepId) -> tuple[StepDecided, StepCompleted]:
         """What watchers were told of a completed step. KeyError where it is not completed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -24,13 +25,15 @@ class RunMetrics(Collector):
     """Steps, images, episodes and runs since the service began, and the outbox as it is.
 
     Each scrape reads the events that have come since the one before: workers have nothing to
-    report, and a crash of one neither loses nor doubles a count. A scrape comes at a time.
+    report, and a crash of one neither loses nor doubles a count.
     """
 
     def __init__(self, journal: Journal) -> None:
         """Count what comes from now on."""
         self._journal = journal
-        self._seen = journal.events.latest()
+        self._seen = {number: last for number, _, last in journal.events.latest()}
+        """Sequence of the last event that was counted, by the run's number."""
+        self._one_at_a_time = threading.Lock()
         self._steps = Counter(
             "leyline_steps_total",
             "Decisions carried out, by who made them.",
@@ -61,28 +64,37 @@ class RunMetrics(Collector):
         self._ended = Counter(
             "leyline_runs_ended_total", "Runs that ended, by how.", ("state",), registry=None
         )
-
-    def describe(self) -> list[Metric]:
-        """Nothing: what there is depends on the journal."""
-        return []
+        # From the beginning, so that a first failure is a rise and not a new series.
+        for decider in Decider.values()[1:]:
+            self._steps.labels(_decider(decider))
+        for termination in Termination.values()[1:]:
+            self._episodes.labels(_termination(termination))
+        for state in ENDED:
+            self._ended.labels(_state(state))
 
     def collect(self) -> Iterator[Metric]:
         """Count what is new, and give it all; blocks on the journal."""
-        self._catch_up()
-        for counted in (
+        counted = (
             self._steps,
             self._latency,
             self._images,
             self._intervals,
             self._episodes,
             self._ended,
-        ):
-            yield from counted.collect()
+        )
+        with self._one_at_a_time:
+            self._catch_up()
+            for each in counted:
+                yield from each.collect()
         yield from self._outbox()
+        yield self._runs()
+
+    def _runs(self) -> Metric:
         runs = GaugeMetricFamily("leyline_runs", "Runs that are kept, by state.", labels=["state"])
-        for state, count in self._journal.runs.by_state().items():
-            runs.add_metric([_short(RunState.Name(state), "RUN_STATE_")], count)
-        yield runs
+        found = self._journal.runs.by_state()
+        for state in RunState.values()[1:]:
+            runs.add_metric([_state(state)], found.get(state, 0))
+        return runs
 
     def _outbox(self) -> Iterator[Metric]:
         outbox = self._journal.outbox
@@ -103,18 +115,18 @@ class RunMetrics(Collector):
         )
 
     def _catch_up(self) -> None:
-        latest = self._journal.events.latest()
-        for run_id, sequence in latest.items():
-            seen = self._seen.get(run_id, 0)
-            while seen < sequence:
-                events = self._journal.events.after(run_id, seen)
+        kept = set()
+        for number, run_id, last in self._journal.events.latest():
+            kept.add(number)
+            while self._seen.get(number, 0) < last:
+                events = self._journal.events.after(run_id, self._seen.get(number, 0))
                 if not events:
                     break  # forgotten meanwhile
                 for event in events:
+                    self._seen[number] = event.sequence
                     self._count(event)
-                seen = events[-1].sequence
-            latest[run_id] = max(seen, sequence)
-        self._seen = latest
+        for number in self._seen.keys() - kept:
+            del self._seen[number]
 
     def _count(self, event: WatchRunResponse) -> None:
         if event.HasField("step_decided"):
@@ -122,14 +134,12 @@ class RunMetrics(Collector):
         elif event.HasField("step_completed"):
             self._count_interval(event.step_completed)
         elif event.HasField("episode_ended"):
-            name = Termination.Name(event.episode_ended.termination)
-            self._episodes.labels(_short(name, "TERMINATION_")).inc()
+            self._episodes.labels(_termination(event.episode_ended.termination)).inc()
         elif event.HasField("state_changed") and event.state_changed.state in ENDED:
-            name = RunState.Name(event.state_changed.state)
-            self._ended.labels(_short(name, "RUN_STATE_")).inc()
+            self._ended.labels(_state(event.state_changed.state)).inc()
 
     def _count_decision(self, event: StepDecided) -> None:
-        self._steps.labels(_short(Decider.Name(event.decider), "DECIDER_")).inc()
+        self._steps.labels(_decider(event.decider)).inc()
         if event.HasField("latency"):
             self._latency.observe(event.latency.ToNanoseconds() / 1e9)
 
@@ -147,5 +157,13 @@ def _age_s(entry: OutboxItem) -> float:
     return max(0.0, time.time() - happened.ToNanoseconds() / 1e9)
 
 
-def _short(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix)
+def _decider(number: Decider.ValueType) -> str:
+    return Decider.Name(number).removeprefix("DECIDER_")
+
+
+def _termination(number: Termination.ValueType) -> str:
+    return Termination.Name(number).removeprefix("TERMINATION_")
+
+
+def _state(number: RunState.ValueType) -> str:
+    return RunState.Name(number).removeprefix("RUN_STATE_")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from prometheus_client import CollectorRegistry
 from tests.kasmina.neighbours import step_id
+from tests.kasmina.running import kasmina, simulated_spec
+from tests.scraping import scraped
 
 from kasmina.runs.decider import fallback
 from kasmina.runs.episode_log import Beginning
 from kasmina.runs.journal import Journal
 from kasmina.runs.metrics import RunMetrics
+from leyline.supervision import free_address
 from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
@@ -41,16 +45,23 @@ class Page:
 
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder / "journal.sqlite3")
-        self._begin("before")
+        self.begin("before")
         self.play("before", 0)
         self._registry = CollectorRegistry()
         self._registry.register(RunMetrics(self.journal))
-        self._begin("run")
+        self.begin("run")
 
-    def _begin(self, run_id: str) -> None:
+    def begin(self, run_id: str) -> None:
         self.journal.runs.create(run_id, RunSpec(), RunSpec(episodes=2), queue_limit=5)
         self.journal.runs.take(run_id)
         self.journal.episodes.begin(BEGINNING, EpisodeBegan(episode_index=0), run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Ends a run, and deletes it as retention does."""
+        self.journal.runs.end(run_id, RUN_STATE_CANCELLED, "enough")
+        outbox = self.journal.outbox
+        outbox.settle([entry.sequence for entry in outbox.head(999, 1 << 20)])
+        assert self.journal.archive.forget_next(keep=0, ended_before=None) == run_id
 
     def play(self, run_id: str, step: int, decider: Decider.ValueType = DECIDER_POLICY) -> None:
         """A step of 640 images and two seconds, decided within 10 ms."""
@@ -89,9 +100,33 @@ def test_steps_are_counted_once_by_who_decided_them(page: Page) -> None:
     assert page.value("leyline_interval_seconds_sum") == 8
 
 
+def test_two_who_scrape_at_once_count_each_event_once(page: Page) -> None:
+    for step in range(40):
+        page.play("run", step)
+    with ThreadPoolExecutor(4) as scrapers:
+        list(scrapers.map(lambda _: page.value("leyline_images_total"), range(8)))
+    assert page.value("leyline_images_total") == 40 * 640
+
+
+def test_a_name_that_is_used_again_is_another_run(page: Page) -> None:
+    page.play("run", 0)
+    page.play("run", 1)
+    assert page.value("leyline_images_total") == 2 * 640
+    page.forget("run")
+    page.begin("run")
+    page.play("run", 0)
+    assert page.value("leyline_images_total") == 3 * 640
+
+
+def test_what_has_not_happened_yet_is_there_as_nothing(page: Page) -> None:
+    assert page.value("leyline_steps_total", decider="FALLBACK") == 0
+    assert page.value("leyline_episodes_total", termination="FAILED") == 0
+    assert page.value("leyline_runs_ended_total", state="FAILED") == 0
+    assert page.value("leyline_runs", state="PAUSED") == 0
+
+
 def test_what_waits_for_the_experience_service_is_shown_with_its_age(page: Page) -> None:
-    depth = page.value("leyline_outbox_items")
-    assert depth == 1
+    assert page.value("leyline_outbox_items") == 1
     waits = page.value("leyline_outbox_age_seconds")
     assert waits is not None
     assert 0 < waits < 300
@@ -115,9 +150,21 @@ def test_a_run_that_is_forgotten_between_two_scrapes_takes_nothing_else_with_it(
 ) -> None:
     page.play("run", 0)
     assert page.value("leyline_images_total") == 640
-    for run_id in ("before", "run"):
-        page.journal.runs.end(run_id, RUN_STATE_CANCELLED, "enough")
-    page.journal.outbox.settle([entry.sequence for entry in page.journal.outbox.head(9, 1 << 20)])
-    assert page.journal.archive.forget_next(keep=1, ended_before=None) == "before"
+    page.forget("before")
     assert page.value("leyline_images_total") == 640
-    assert page.value("leyline_runs", state="CANCELLED") == 1
+    assert page.value("leyline_runs", state="CANCELLED") == 0
+    assert page.value("leyline_runs", state="RUNNING") == 1
+
+
+async def test_a_service_shows_them_where_its_settings_say(tmp_path: Path) -> None:
+    address = free_address()
+    environment = {"LEYLINE_KASMINA_METRICS_LISTEN": address}
+    async with kasmina(tmp_path, "127.0.0.1:1", "127.0.0.1:1", environment) as service:
+        spec = simulated_spec(horizon=3)
+        spec.policy.plan.SetInParent()
+        await service.start_run("run", spec)
+        await service.finish("run")
+        shown = await scraped(address)
+    assert shown.value("leyline_steps_total", decider="PLAN") == 3
+    assert shown.value("leyline_runs_ended_total", state="COMPLETED") == 1
+    assert shown.value("leyline_outbox_items") == 4
