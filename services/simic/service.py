@@ -20,7 +20,6 @@ from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_se
 from simic.bell import Bell
 from simic.database.backup import Backups
 from simic.database.database import Database, StateDirectory
-from simic.database.metrics import DatabaseMetrics
 from simic.database.restore import BackupFile
 from simic.experience.abandonment import Abandonment
 from simic.experience.ingest import Ingest
@@ -31,7 +30,7 @@ from simic.experience.retention import Retention
 from simic.experience.servicer import ExperienceServicer
 from simic.experience.store import ExperienceStore
 from simic.learning import needs
-from simic.learning.metrics import LearnerMetrics
+from simic.learning.metrics import DatabaseMetrics
 from simic.learning.servicer import LearnerServicer
 from simic.learning.training import TrainingStore
 from simic.policies.registry import PolicyRegistry
@@ -153,8 +152,7 @@ async def _serve(settings: SimicSettings, database: Database, integrity: Integri
     add_LearnerServiceServicer_to_server(
         LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
     )
-    server.metrics.register(DatabaseMetrics(database))
-    server.metrics.register(LearnerMetrics(trainings))
+    server.show(DatabaseMetrics(trainings))
     supervisor = LearnerSupervisor(settings, trainings, started)
     async with AsyncExitStack() as running:
         # The writer lives through the drain, so that what a sender waits for is still acknowledged.

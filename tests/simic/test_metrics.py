@@ -22,13 +22,13 @@ from leyline.v1.learner_pb2 import (
     TrainingState,
 )
 from simic.database.database import Database
-from simic.learning.metrics import LearnerMetrics
+from simic.learning.metrics import DatabaseMetrics
 from simic.learning.training import TrainingStore
 
 
 def _shown(database: Database) -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(LearnerMetrics(TrainingStore(database)))
+    registry.register(DatabaseMetrics(TrainingStore(database)))
     found = {}
     for family in registry.collect():
         [sample] = family.samples
@@ -37,8 +37,22 @@ def _shown(database: Database) -> dict[str, float]:
     return found
 
 
-def test_nothing_is_shown_before_the_first_training(database: Database) -> None:
-    assert _shown(database) == {}
+def test_before_the_first_training_the_database_is_shown_alone(database: Database) -> None:
+    assert _shown(database) == {"leyline_database_up": 1}
+
+
+def test_before_the_first_update_none_is_shown(database: Database) -> None:
+    Classroom(database)
+    assert _shown(database).keys() == {"leyline_database_up", "running", "updates", "episodes"}
+
+
+def test_an_update_that_changed_nothing_has_measured_nothing(database: Database) -> None:
+    classroom = Classroom(database)
+    classroom.lessons.pass_over(1)
+    shown = _shown(database)
+    assert shown["updates"] == 1
+    assert "mean_return" not in shown
+    assert shown["last_update_timestamp_seconds"] > 0
 
 
 def test_a_training_shows_how_far_it_is_and_what_its_last_update_was(database: Database) -> None:

@@ -24,6 +24,7 @@ MESSAGES_WAITING = 64
 @dataclass(frozen=True)
 class _Submission:
     items: Sequence[CheckedItem]
+    came: float
     result: asyncio.Future[list[Rejection]]
 
 
@@ -44,15 +45,12 @@ class Ingest:
         Raises:
             LeylineError: DISK_FULL. Nothing of ``items`` was stored.
         """
-        loop = asyncio.get_running_loop()
-        came = time.perf_counter()
+        loop, came = asyncio.get_running_loop(), time.perf_counter()
         # In a thread of its own: it is done while the messages before wait for the disk.
         checked = await loop.run_in_executor(self._checking, check, items)
-        submission = _Submission(checked, loop.create_future())
+        submission = _Submission(checked, came, loop.create_future())
         await self._waiting.put(submission)
-        rejected = await submission.result
-        self._metrics.recorded(items, len(rejected), time.perf_counter() - came)
-        return rejected
+        return await submission.result
 
     async def run(self) -> None:
         """Commit what comes in, until cancelled."""
@@ -67,7 +65,7 @@ class Ingest:
                     _fail(group, error)
                 else:
                     self._metrics.committed(len(items))
-                    _deliver(group, outcomes)
+                    self._deliver(group, outcomes)
 
     async def _gather(self) -> list[_Submission]:
         group = [await self._waiting.get()]
@@ -77,19 +75,25 @@ class Ingest:
             items += len(group[-1].items)
         return group
 
+    def _deliver(self, group: Sequence[_Submission], outcomes: Sequence[Rejection | None]) -> None:
+        start = 0
+        for submission in group:
+            end = start + len(submission.items)
+            rejected = [outcome for outcome in outcomes[start:end] if outcome is not None]
+            accepted = [
+                checked.item
+                for checked, outcome in zip(submission.items, outcomes[start:end], strict=True)
+                if outcome is None
+            ]
+            seconds = time.perf_counter() - submission.came
+            self._metrics.recorded(accepted, len(rejected), seconds)
+            if not submission.result.done():
+                submission.result.set_result(rejected)
+            start = end
+
 
 def _fail(group: Sequence[_Submission], error: Exception) -> None:
     for submission in group:
         # A sender that has gone away meanwhile wants no answer.
         if not submission.result.done():
             submission.result.set_exception(error)
-
-
-def _deliver(group: Sequence[_Submission], outcomes: Sequence[Rejection | None]) -> None:
-    start = 0
-    for submission in group:
-        end = start + len(submission.items)
-        rejected = [outcome for outcome in outcomes[start:end] if outcome is not None]
-        if not submission.result.done():
-            submission.result.set_result(rejected)
-        start = end

@@ -33,7 +33,7 @@ class IngestMetrics:
         )
         self._lag = Histogram(
             "leyline_ingest_lag_seconds",
-            "From when a message's first item came to be, by its trainer's clock, to its commit.",
+            "From a message's first accepted item, by its trainer's clock, to its commit.",
             registry=registry,
             buckets=_LAGS,
         )
@@ -48,19 +48,17 @@ class IngestMetrics:
         """Count a commit."""
         self._group.observe(items)
 
-    def recorded(self, items: Sequence[ExperienceItem], rejected: int, seconds: float) -> None:
-        """Count a message of which so many items were rejected, so long after it came."""
-        self._items.labels("accepted").inc(len(items) - rejected)
+    def recorded(self, accepted: Sequence[ExperienceItem], rejected: int, seconds: float) -> None:
+        """Count a message, so long after it came."""
+        self._items.labels("accepted").inc(len(accepted))
         self._items.labels("rejected").inc(rejected)
         self._seconds.observe(seconds)
-        completed_s = _completed_s(items[0]) if len(items) > rejected else 0.0
-        if completed_s:
-            self._lag.observe(max(0.0, time.time() - completed_s))
+        if accepted:
+            self._lag.observe(max(0.0, time.time() - _completed_s(accepted[0])))
 
 
 def _completed_s(item: ExperienceItem) -> float:
-    """When an item came to be, in seconds since 1970; 0 where it does not say so."""
+    """When an item came to be, in seconds since 1970."""
     ended = item.WhichOneof("item") == "episode_end"
     then = item.episode_end.ended_at if ended else item.transition.completed_at
-    # Not by its own methods, which raise for a time that breaks the rules.
-    return float(then.seconds + then.nanos / 1e9)
+    return then.ToNanoseconds() / 1e9
