@@ -24,6 +24,10 @@ class PolicyMetrics:
         self._decisions = Counter(
             "leyline_decisions_total", "Decisions made.", ("action_type",), registry=registry
         )
+        self._decisions_of = {
+            number: self._decisions.labels(ActionType.Name(number).removeprefix("ACTION_TYPE_"))
+            for number in ActionType.values()[1:]
+        }
         self._errors = Counter(
             "leyline_decision_errors_total",
             "Queries that got an error instead, by its reason.",
@@ -48,11 +52,12 @@ class PolicyMetrics:
             ("agrees",),
             registry=registry,
         )
+        for agrees in ("true", "false"):
+            self._shadow.labels(agrees)
 
     def decided(self, decision: Decision, seconds: float) -> None:
         """Count a decision that took so long."""
-        name = ActionType.Name(decision.action_type).removeprefix("ACTION_TYPE_")
-        self._decisions.labels(name).inc()
+        self._decisions_of[decision.action_type].inc()
         self._seconds.observe(seconds)
 
     def failed(self, error: Exception) -> None:
@@ -74,15 +79,15 @@ class Loading(Protocol):
 
     @property
     def loaded(self) -> int:
-        """How many were taken from the registry."""
+        """How often one was taken from the registry."""
 
     @property
     def refused(self) -> int:
-        """How many could not be used."""
+        """How often one could not be used."""
 
 
 class VersionMetrics(Collector):
-    """How many versions were loaded and refused."""
+    """How often versions were loaded and refused."""
 
     def __init__(self, versions: Loading) -> None:
         """Ask ``versions`` at each scrape."""
@@ -91,12 +96,12 @@ class VersionMetrics(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Give the counts of now."""
         yield CounterMetricFamily(
-            "leyline_policy_versions_loaded",
-            "Versions taken from the registry.",
+            "leyline_policy_loads",
+            "How often a version was taken from the registry.",
             value=self._versions.loaded,
         )
         yield CounterMetricFamily(
-            "leyline_policy_versions_refused",
-            "Versions of the registry that could not be used; the log has the reasons.",
+            "leyline_policy_refusals",
+            "How often a version of the registry could not be used; the log has the reasons.",
             value=self._versions.refused,
         )

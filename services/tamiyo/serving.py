@@ -41,7 +41,7 @@ async def serve_versions(
     # The batches outlive the server, so that draining calls still get their answers.
     metrics = PolicyMetrics(server.metrics)
     if isinstance(versions, LearnedVersions):
-        server.metrics.register(VersionMetrics(versions))
+        server.show(VersionMetrics(versions))
     async with DecisionBatcher(
         settings.queue_size, in_thread=in_thread, on_batch=metrics.answered
     ) as batcher:

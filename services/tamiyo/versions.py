@@ -91,7 +91,7 @@ class LearnedVersions:
         self.default: Policy | None = None
         self.ready = asyncio.Event()
         self.loaded = self.refused = 0
-        """Versions of the registry that were taken, and that could not be used."""
+        """How often a version of the registry was taken, or could not be used."""
         self._held: OrderedDict[str, Policy] = OrderedDict()
         self._loading: dict[str, asyncio.Task[Policy]] = {}
         self._refused: dict[str, tuple[float, ArtifactRefused]] = {}

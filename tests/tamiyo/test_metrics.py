@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ async def test_queries_that_get_an_error_are_counted_by_its_reason(tmp_path: Pat
         assert shown.total("leyline_decisions_total") == 1
 
 
+async def test_how_often_a_shadow_agrees_is_counted(tmp_path: Path) -> None:
+    address = free_address()
+    async with running(
+        tmp_path, policy="wait", shadow="wait", metrics_listen=Address.parse(address)
+    ) as channel:
+        await PolicyServiceStub(channel).Decide(DecideRequest(query=query(0)))
+        async with asyncio.timeout(60):
+            # It is asked after the answer is out.
+            while (await scraped(address)).total("leyline_shadow_decisions_total") < 1:
+                pass
+        shown = await scraped(address)
+    assert shown.value("leyline_shadow_decisions_total", agrees="true") == 1
+    assert shown.value("leyline_shadow_decisions_total", agrees="false") == 0
+
+
 async def test_versions_that_were_loaded_and_refused_are_counted(tmp_path: Path) -> None:
     address = free_address()
     good, bad = Network(seed=1).version(), Network(seed=2).version()
@@ -58,5 +74,5 @@ async def test_versions_that_were_loaded_and_refused_are_counted(tmp_path: Path)
             await registry.activate(bad)
             await registry.next_report(bad)
             shown = await scraped(address)
-    assert shown.value("leyline_policy_versions_loaded_total") == 1
-    assert shown.value("leyline_policy_versions_refused_total") == 1
+    assert shown.value("leyline_policy_loads_total") == 1
+    assert shown.value("leyline_policy_refusals_total") == 1
