@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
     add("--data", type=Path, default=None, help="folder with a folder cifar100/; as Kasmina's")
     add("--seed", type=int, default=0, help="of everything (0)")
     add("--training-minutes", type=float, default=120.0, help="wall time of training (120)")
-    add("--updates", type=int, default=40, help="no more than these; rates fall over them (40)")
+    add("--updates", type=int, default=40, help="no more; rates fall over them; 0: no bound (40)")
     add("--without-twins", action="store_true", help="pay the accuracy itself, not the gain")
     add("--search-episodes", type=int, default=160, help="budget of the search (160)")
     add("--episodes", type=int, default=20, help="paired episodes an arm (20)")

@@ -79,19 +79,18 @@ class Client:
         Raises:
             ServiceError: `within_s` seconds later it still does not.
         """
-        now = asyncio.get_running_loop().time
-        deadline = now() + within_s
-        while True:
-            try:
-                status = await self.health()
-            except ServiceError as error:
-                status = str(error)
-            if status == "SERVING":
-                return
-            if now() > deadline:
-                message = f"the service at {self.address} does not serve: {status}"
-                raise ServiceError("UNAVAILABLE", "", message)
-            await asyncio.sleep(_HEALTH_POLL_S)
+        status = "it has not answered"
+        try:
+            async with asyncio.timeout(within_s):
+                while status != "SERVING":
+                    try:
+                        status = await self.health()
+                    except ServiceError as error:
+                        status = str(error)
+                        await asyncio.sleep(_HEALTH_POLL_S)
+        except TimeoutError:
+            message = f"the service at {self.address} does not serve: {status}"
+            raise ServiceError("UNAVAILABLE", "", message) from None
 
     async def _call(self, call: Awaitable[Answer]) -> Answer:
         try:
