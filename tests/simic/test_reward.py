@@ -124,6 +124,25 @@ def test_a_package_can_add_a_reward_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     assert fill(TrainingPlan(reward="applause")).reward == "applause"
 
 
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (lambda steps: [1.0], r"gave an array of the shape \(1,\) for 2 steps"),
+        (lambda steps: [1.0, float("nan")], "gave a number that is not finite"),
+        (lambda steps: [1.0, "two"], "failed: ValueError"),
+    ],
+)
+def test_a_reward_of_a_package_is_held_to_what_a_reward_is(
+    monkeypatch: pytest.MonkeyPatch, reward: object, said: str
+) -> None:
+    monkeypatch.setitem(globals(), "theirs", reward)
+    entry = EntryPoint("odd", "tests.simic.test_reward:theirs", reward_module.GROUP)
+    monkeypatch.setattr(reward_module, "entry_points", lambda group: EntryPoints([entry]))
+    steps = Script(accuracies=[0.1, 0.2, 0.3]).transitions()
+    with pytest.raises(RewardUndefined, match=f"the reward odd {said}"):
+        reward_by_name("odd", 1.0)(steps)
+
+
 def applause(steps: Sequence[Transition]) -> NDArray[np.float64]:
     """One for every step."""
     return np.ones(len(steps))

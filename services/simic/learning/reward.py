@@ -103,8 +103,22 @@ def reward_by_name(name: str, price: float) -> Reward:
         return partial(_WITH_RENT[name], price=price)
     if name in _OURS:
         return _OURS[name]
-    theirs: Reward = entry_points(group=GROUP)[name].load()
-    return theirs
+    return partial(_theirs, name, entry_points(group=GROUP)[name].load())
+
+
+def _theirs(name: str, reward: Reward, steps: Sequence[Transition]) -> Rewards:
+    """A reward of a package's, held to what a reward is: a NaN would spoil a network for good."""
+    try:
+        rewards = np.asarray(reward(steps), np.float64)
+    except Exception as error:
+        raise RewardUndefined(f"the reward {name} failed: {error!r}") from error
+    if rewards.shape != (len(steps),):
+        raise RewardUndefined(
+            f"the reward {name} gave an array of the shape {rewards.shape} for {len(steps)} steps"
+        )
+    if not np.isfinite(rewards).all():
+        raise RewardUndefined(f"the reward {name} gave a number that is not finite: {rewards}")
+    return rewards
 
 
 def less_the_twin(rewards: Rewards, of_twin: Rewards) -> Rewards:
