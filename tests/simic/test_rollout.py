@@ -5,6 +5,7 @@ import pytest
 from tests.simic.episodes import UNIFORM_SLOT, UNIFORM_TYPE, Script
 
 from leyline.observation import SEED_SPEC
+from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.transition_pb2 import Decider
 from simic.learning.rollout import NO_SLOT, trajectory
 
@@ -30,6 +31,14 @@ def test_fallbacks_callers_and_policies_without_a_distribution_do_not_teach_the_
     assert not trajectory(steps, SEED_SPEC, np.ones(3)).by_policy.any()
     fallbacks = Script(version=None).transitions()
     assert not trajectory(fallbacks, SEED_SPEC, np.ones(3)).by_policy.any()
+
+
+def test_a_greedy_decision_was_not_drawn_and_teaches_ppo_nothing() -> None:
+    steps = Script().transitions()
+    steps[1].decision.mode = SelectionMode.SELECTION_MODE_GREEDY
+    found = trajectory(steps, SEED_SPEC, np.ones(3))
+    assert found.by_policy.tolist() == [True, False, True]
+    assert found.chosen.all()
 
 
 def test_a_slot_is_its_place_by_depth_whatever_the_order_in_the_message() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leyline.observation import Vectorizer, slot_order
-from leyline.v1.decision_pb2 import ActionType
+from leyline.v1.decision_pb2 import ActionType, SelectionMode
 from leyline.v1.observation_pb2 import ObservationSpec
 from leyline.v1.transition_pb2 import Decider, ExecutionResult, Transition
 from simic.learning.reward import Rewards
@@ -95,9 +95,14 @@ def _stage(step: Transition) -> int:
 
 
 def _behaviour_log_prob(step: Transition) -> float | None:
-    """What the policy itself said then; computed anew, it would be another policy's."""
+    """What the policy itself said then; computed anew, it would be another policy's.
+
+    None where nothing was drawn: a greedy decision was certain, whatever the probabilities.
+    """
     decision = step.decision
     if step.decider != Decider.DECIDER_POLICY or not decision.HasField("type_log_prob"):
+        return None
+    if decision.mode != SelectionMode.SELECTION_MODE_SAMPLED:
         return None
     if decision.action_type == ActionType.ACTION_TYPE_WAIT:
         return decision.type_log_prob
