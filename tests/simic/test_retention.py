@@ -236,6 +236,32 @@ def test_what_a_training_replays_or_has_still_to_learn_from_is_kept_with_its_twi
     assert kept(reader) == []
 
 
+def test_a_twin_is_kept_until_the_episode_that_it_is_for_has_been_learned_from(
+    database: Database, reader: ExperienceReader, clock: Clock
+) -> None:
+    training = Training(database, minus_twin=True)
+    twins = [Script(run="twins", index=index, version=None) for index in range(2)]
+    for twin in twins:
+        begin = twin.begin()
+        begin.follows_registry = False
+        training.experience.begin(begin)
+        training.experience.record(twin.items())
+    clock.pass_days(100)
+    forget(database, keep_days=1)
+    assert kept(reader) == [("twins", 0), ("twins", 1)]
+    for index, twin in enumerate(twins):
+        begin = Script(run="run", index=index, version=training.version).begin()
+        begin.origin.twin.run_id, begin.origin.twin.episode_index = twin.run, twin.index
+        training.experience.begin(begin)
+        script = Script(run="run", index=index, version=training.version)
+        training.experience.record(script.items())
+    training.learn(1)
+    training.store.end("t", TrainingState.TRAINING_STATE_COMPLETED, "")
+    clock.pass_days(100)
+    forget(database, keep_days=1)
+    assert kept(reader) == []
+
+
 @pytest.mark.parametrize(
     ("plan", "expected"),
     [

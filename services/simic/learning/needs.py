@@ -18,7 +18,7 @@ from leyline.observation import spec_by_name
 from leyline.v1.decision_pb2 import SelectionMode
 from leyline.v1.learner_pb2 import TrainingPlan
 from leyline.v1.transition_pb2 import Termination
-from simic.database.schema import training_episodes, training_updates, trainings
+from simic.database.schema import episodes, training_episodes, training_updates, trainings
 from simic.experience.retention import Condition
 from simic.learning.plan import STORED
 from simic.learning.recipes import recipe_of
@@ -68,6 +68,7 @@ def _needs(training: RowMapping, episode: FromClause) -> ColumnElement[bool]:
     ]
     if plan.slots:
         fits.append(episode.c.slots == plan.slots)
+    twin_to_be = false() if not plan.minus_twin else and_(*fits, _may_become_a_twin(episode))
     if plan.run_id:
         fits.append(episode.c.run_id == plan.run_id)
     if plan.experience != STORED:
@@ -82,4 +83,18 @@ def _needs(training: RowMapping, episode: FromClause) -> ColumnElement[bool]:
             training_updates.c.policy_version == episode.c.decided_by,
         )
         fits.append(own)
-    return or_(replayed, and_(*fits))
+    return or_(replayed, twin_to_be, and_(*fits))
+
+
+def _may_become_a_twin(episode: FromClause) -> ColumnElement[bool]:
+    """Whether an episode is one of a control, such as twins are, and nobody's yet.
+
+    A twin is played first. Were it forgotten before the episode that names it begins, that episode
+    would never be learned from.
+    """
+    naming = episodes.alias("naming")
+    named = exists().where(
+        naming.c.twin_run_id == episode.c.run_id,
+        naming.c.twin_episode_index == episode.c.episode_index,
+    )
+    return episode.c.follows_registry.is_(False) & ~named
