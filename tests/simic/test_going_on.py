@@ -4,44 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from tests.simic.school import School
 
-from leyline.v1.learner_pb2 import TrainingPlan, TrainingState
 from simic.database.database import Database
-from simic.learning.learner import Learner, UnfitBase
-from simic.learning.lesson import Lessons
-from simic.learning.training import TrainingStore
-from simic.policies.artifact import read_weights
+from simic.learning.learner import UnfitBase
 from simic.policies.registry import PolicyRegistry
-
-
-class School:
-    """Trainings over a database, one after the other."""
-
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.database = database
-        self.trainings = TrainingStore(database)
-        self.folder = folder
-
-    def begin(self, name: str, **plan: object) -> str:
-        """Begin a training as its learner does, and end it; the version that it began with."""
-        self.trainings.start(name, TrainingPlan(observation_spec="seed", **plan))  # type: ignore[arg-type]
-        try:
-            Learner(self.database, name, self.folder)
-        finally:
-            self.trainings.end(name, TrainingState.TRAINING_STATE_STOPPED, "")
-        version = Lessons(self.database, name).progress().policy_version
-        assert version is not None
-        return version
-
-    def seen(self, version: str) -> NDArray[np.float32]:
-        """Which features a version's network sees: 1 or 0 for each."""
-        found = Lessons(self.database, "").version(version)
-        assert found is not None
-        weights: NDArray[np.float32] = read_weights(found[1])["observation_seen"]
-        return weights
 
 
 @pytest.fixture

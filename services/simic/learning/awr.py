@@ -58,30 +58,30 @@ class Awr:
         explained = explained_variance(values, returns)
         targets = torch.from_numpy(returns).float()
         value_loss = self._descent.learn_values(steps, targets, generator)
-        policy_loss = self._imitate(steps, torch.from_numpy(advantages).float(), generator)
+        losses = self._imitate(steps, torch.from_numpy(advantages).float(), generator)
         with torch.no_grad():
             distribution = self.network.distribution(steps.observations, steps.slots_seen)
         return Update(
-            gradient_steps=recipe.policy_steps,
+            gradient_steps=len(losses),
             mean_return=float(np.mean([each.rewards.sum() for each in fresh])),
             diagnostics={
                 **possible,
                 **of_batch(fresh),
-                "policy_loss": policy_loss,
+                "policy_loss": float(np.mean(losses)) if losses else 0.0,
                 "value_loss": value_loss,
                 "explained_variance": explained,
                 "entropy": distribution.entropy().mean().item(),
                 "entropy_type": distribution.type_entropy().mean().item(),
                 "entropy_slot": distribution.slot_entropy().mean().item(),
-                "gradient_steps": float(recipe.policy_steps),
+                "gradient_steps": float(len(losses)),
             },
         )
 
-    def _imitate(self, steps: Steps, advantages: Tensor, generator: torch.Generator) -> float:
-        """Make what somebody chose more likely, the more the better it went; the mean loss."""
+    def _imitate(self, steps: Steps, advantages: Tensor, generator: torch.Generator) -> list[float]:
+        """Make what somebody chose more likely, the more the better it went; the losses."""
         rows = steps.chosen.nonzero().squeeze(-1)
         if len(rows) == 0:
-            return 0.0
+            return []
         spread = advantages[rows].std(correction=0).clamp(min=1e-8)
         weights = (advantages / (self.recipe.temperature * spread)).exp()
         weights = weights.clamp(max=self.recipe.weight_cap)
@@ -96,4 +96,4 @@ class Awr:
             loss = -(weights[taken] * log_probs).mean()
             self._descent.descend(POLICY, loss)
             losses.append(loss.item())
-        return float(np.mean(losses))
+        return losses

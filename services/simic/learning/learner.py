@@ -83,7 +83,23 @@ class Learner:
             state = self._lessons.checkpoint()
             checkpoint.restore(state, network, self._algorithm.optimizers)
             _log.info("training resumed", updates=progress.updates)
-        self._curves = Curves(curves / training_id, progress.updates)
+        self._curves = Curves(curves / training_id, self._made())
+
+    def _made(self) -> list[tuple[int, Update, int]]:
+        """The updates of the training so far, with the episodes that it had learned from then."""
+        made: list[tuple[int, Update, int]] = []
+        episodes = 0
+        while page := self._store.updates(self._training_id, made[-1][0] if made else 0):
+            for told in page:
+                episodes += told.episodes
+                update = Update(
+                    gradient_steps=told.gradient_steps,
+                    mean_return=told.mean_return,
+                    diagnostics=dict(told.diagnostics),
+                    alarms=list(told.alarms),
+                )
+                made.append((told.sequence, update, episodes))
+        return made
 
     def _begin(self, progress: Progress) -> PolicyNetwork:
         """Publish the version to begin with; its network."""
