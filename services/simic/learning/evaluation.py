@@ -50,13 +50,8 @@ class Evaluations:
         Returns:
             The judgement; None where there was nothing to judge.
         """
+        # Hundreds of episodes are read and paid for: nobody else's commit waits for that.
         with self._database.read() as connection:
-            training = require(connection, self._training_id)
-            candidate = candidates.next_candidate(connection, training["id"])
-            if candidate is None or not self._is_due(connection, candidate):
-                return None
-        with self._database.write() as connection:
-            # Once more: what was true a moment ago may not be.
             training = require(connection, self._training_id)
             candidate = candidates.next_candidate(connection, training["id"])
             if candidate is None or not self._is_due(connection, candidate):
@@ -64,6 +59,16 @@ class Evaluations:
             evaluation = None
             if not _is_moot(connection, candidate["policy_version"]):
                 evaluation = self._judged(connection, candidate)
+        with self._database.write() as connection:
+            # Once more: what was true a moment ago may not be.
+            training = require(connection, self._training_id)
+            still = candidates.next_candidate(connection, training["id"])
+            if still is None or still["id"] != candidate["id"]:
+                return None
+            if _is_moot(connection, candidate["policy_version"]):
+                evaluation = None
+            if evaluation is not None:
+                _publish(connection, evaluation)
             candidates.dismiss(connection, candidate["id"])
             _finish_if_last(connection, training)
         return evaluation
@@ -81,13 +86,7 @@ class Evaluations:
             [self._return(connection, pair.episode) for pair in pairs],
             [self._return(connection, pair.baseline_episode) for pair in pairs],
         )
-        evaluation = _message(version, baseline, comparison)
-        event = WatchPoliciesResponse(evaluated=evaluation)
-        events.append(connection, events.EVALUATED, version, event)
-        if evaluation.activated:
-            reason = f"not worse than {baseline} on {comparison.pairs} pairs of episodes"
-            activation.activate(connection, version, reason)
-        return evaluation
+        return _message(version, baseline, comparison)
 
     def _return(self, connection: Connection, episode: int) -> float:
         payloads = connection.execute(
@@ -96,6 +95,15 @@ class Evaluations:
             .order_by(transitions.c.step)
         ).scalars()
         return float(self._reward([Transition.FromString(each) for each in payloads]).sum())
+
+
+def _publish(connection: Connection, evaluation: PolicyEvaluation) -> None:
+    version, baseline = evaluation.policy_version, evaluation.baseline_version
+    event = WatchPoliciesResponse(evaluated=evaluation)
+    events.append(connection, events.EVALUATED, version, event)
+    if evaluation.activated:
+        reason = f"not worse than {baseline} on {evaluation.pairs} pairs of episodes"
+        activation.activate(connection, version, reason)
 
 
 def _is_moot(connection: Connection, policy_version: str) -> bool:
