@@ -15,6 +15,8 @@ BUSY_TIMEOUT_S = 30
 """How long a writer waits for the other one: the server and its learner share the file."""
 
 # What SQLite says when a write finds no room: in the file itself, or in the shared index beside it.
+# Another process has held the lock for longer than anybody waits for it.
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_SNAPSHOT})
 _DISK_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE})
 
 
@@ -51,6 +53,8 @@ class Sqlite:
         """What an error means to whoever asked, where it is not a mistake of ours."""
         if getattr(error.orig, "sqlite_errorcode", None) in _DISK_FULL:
             return LeylineError(ErrorCode.DISK_FULL, path=self.place)
+        if getattr(error.orig, "sqlite_errorcode", None) in _BUSY:
+            return LeylineError(ErrorCode.DATABASE_UNAVAILABLE)
         return None
 
 

@@ -3,7 +3,9 @@
 Replayed steps were decided by policies that are several updates old. The proximal policy, which
 the update must not leave, is therefore decoupled from the behaviour policy, which decided (Hilton
 et al. 2022): the ratio is clipped against the policy as it stands when the update begins, and a
-step weighs min(proximal / behaviour, 2). With a fresh batch of the current version both are one.
+step weighs min(proximal / behaviour, 2). With a fresh batch of the current version the first ratio
+is one, and the weight as near to one as what the update has learned before of which actions are
+possible leaves it.
 
 The value network learns apart from the policy, from more batches and by fewer gradient steps: many
 passes over a small batch make it learn that batch's chance by heart, and the advantages of what is

@@ -36,6 +36,8 @@ CHUNK_BYTES = 256 * 1024
 """Size of a piece of an artifact: well below the 4 MiB that a gRPC message may have."""
 
 DEFAULT_PAGE = 50
+LARGEST_PAGE = 200
+"""A manifest has golden outputs, some 13 kB: more would not fit into a message."""
 EVENTS_SHOWN = 100
 _LONGER_THAN_ANY = 2**30  # bytes; the contract allows 64 MiB
 
@@ -147,7 +149,7 @@ class PolicyRegistry:
         Raises:
             LeylineError: INVALID_ARGUMENT for a token that no page gave.
         """
-        limit = page_size or DEFAULT_PAGE
+        limit = min(page_size or DEFAULT_PAGE, LARGEST_PAGE)
         query = select(policies).order_by(policies.c.ordinal.desc()).limit(limit + 1)
         if page_token:
             query = query.where(policies.c.ordinal < row_number(page_token))
