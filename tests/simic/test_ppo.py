@@ -65,10 +65,11 @@ def test_decisions_three_versions_old_teach_nine_tenths_of_what_new_ones_do() ->
 def test_shuffled_rewards_teach_nothing() -> None:
     random = np.random.default_rng(3)
 
-    def unrelated(types: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        return (random.random(len(types)) < 1 / 12).astype(float)
+    def shuffled(types: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        return random.permutation(pays_for(1, 1)(types, slots))
 
-    ppo = learn(World(1, unrelated), FEW_STEPS, updates=14, episodes=64)
+    ppo = learn(World(20, shuffled), FEW_STEPS, updates=14, episodes=8)
+    # By chance it is one decision in twelve.
     assert World(1, pays_for(1, 1), seed=9).score(ppo.network, 400) < 0.35
 
 
@@ -81,6 +82,16 @@ def test_the_ratio_is_one_when_the_update_begins_and_lag_is_zero() -> None:
     log_probs = distribution.log_prob(steps.action_types, steps.slots)
     assert torch.equal(log_probs, lesson.proximal_log_probs)
     assert lesson.weights.numpy() == pytest.approx(1, abs=1e-6)
+
+
+def test_the_first_gradient_step_at_lag_zero_clips_nothing_and_weighs_all_alike() -> None:
+    # No feasibility: what is learned of it moves the policy before its own first step.
+    ppo = Ppo(network("slot-shared"), replace(RECIPE, epochs=1, minibatches=1, feasibility_steps=0))
+    ppo.network.take_statistics(torch.rand(64, LAYOUT.length(SLOTS)), torch.full((64,), SLOTS))
+    told = ppo.update(World(20, pays_for(1, 1)).play(ppo.network, 8), [], number=1).diagnostics
+    assert told["clip_fraction"] == 0.0
+    # Ratios and weights of one leave the mean of the normalised advantages.
+    assert told["policy_loss"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_steps_of_older_policies_weigh_at_most_twice() -> None:
