@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from tests.simic.worlds import NETWORKS, SLOTS, World, network, pays_for
+from tests.simic.worlds import NETWORKS, SLOTS, RememberingWorld, World, network, pays_for
 
 from leyline.v1.learner_pb2 import TrainingPlan
 from simic.learning import algorithms, networks
@@ -61,17 +60,10 @@ def test_a_one_step_bandit_is_solved(
     assert learn(world, recipe, updates=14, episodes=episodes, name=name) > 0.8
 
 
-@pytest.mark.parametrize("recipe", [AWR, DDQN])
+@pytest.mark.parametrize("recipe", [replace(AWR, trace_decay=1.0), DDQN])
 def test_a_reward_that_comes_five_steps_later_is_learned(recipe: Recipe) -> None:
-    def reward(types: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        rewards = np.zeros(len(types))
-        rewards[-1] = float(types[0] == 1 and slots[0] == 1)
-        return rewards
-
-    # One step sees nothing of what was done before: only the first one can be credited with it.
-    recipe = replace(recipe, trace_decay=1.0)
-    first = World(6, reward) if isinstance(recipe, AwrRecipe) else World(1, pays_for(1, 1))
-    assert learn(first, recipe, updates=16, episodes=32, name="slot-shared") > 0.6
+    world = RememberingWorld(6, wanted=(1, 1))
+    assert learn(world, recipe, updates=16, episodes=64, name="slot-shared") > 0.6
 
 
 @pytest.mark.parametrize("name", NETWORKS)

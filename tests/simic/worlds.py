@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,15 +47,29 @@ class World:
         self.horizon = horizon
         self.reward = reward
 
-    @torch.no_grad()
     def play(self, policy: PolicyNetwork, episodes: int) -> list[Trajectory]:
         """Episodes that the network's policy decides, all in one forward pass."""
-        rows = episodes * self.horizon
         observations = self._observations(episodes)
+        return self._trajectories(observations, *self._decided(policy, observations))
+
+    @torch.no_grad()
+    def _decided(
+        self, policy: PolicyNetwork, observations: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Types, slots and their log-probabilities, one for each row of observations."""
         distribution = policy.distribution(torch.from_numpy(observations))
         types, slots = draw(distribution, self.random)
         log_probs = distribution.log_prob(torch.from_numpy(types), torch.from_numpy(slots))
-        behaviour = log_probs.double().numpy()
+        return types, slots, log_probs.double().numpy()
+
+    def _trajectories(
+        self,
+        observations: NDArray[np.float32],
+        types: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        behaviour: NDArray[np.float64],
+    ) -> list[Trajectory]:
+        rows = len(observations)
         return [
             Trajectory(
                 observations=observations[of],
@@ -82,6 +97,38 @@ class World:
         for slot in range(SLOTS):
             observations[:, LAYOUT.length(slot)] = slot - 1.0
         return observations
+
+
+class RememberingWorld(World):
+    """Shows, in the second global feature, what the first decision was: 1 where it was ``wanted``.
+
+    So that a value can be learned from the value of the step after.
+    """
+
+    def __init__(self, horizon: int, wanted: tuple[int, int]) -> None:
+        super().__init__(horizon, self._pays_at_the_end)
+        self.wanted = wanted
+
+    def play(self, policy: PolicyNetwork, episodes: int) -> list[Trajectory]:
+        """Episodes that the network's policy decides, step by step."""
+        observations = self._observations(episodes).reshape(episodes, self.horizon, -1)
+        decided: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+        for step in range(self.horizon):
+            if step:
+                types, slots, _ = decided[0]
+                done = (types == self.wanted[0]) & (slots == self.wanted[1])
+                observations[:, step, 1] = done.astype(np.float32)
+            decided.append(self._decided(policy, observations[:, step]))
+        parts = [np.stack([each[part] for each in decided], 1).reshape(-1) for part in range(3)]
+        rows = observations.reshape(episodes * self.horizon, -1)
+        return self._trajectories(rows, *parts)
+
+    def _pays_at_the_end(
+        self, types: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        rewards = np.zeros(len(types))
+        rewards[-1] = float((types[0], slots[0]) == self.wanted)
+        return rewards
 
 
 def draw(
