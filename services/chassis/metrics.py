@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
@@ -236,10 +237,14 @@ class _HttpServer(socketserver.ThreadingTCPServer):
         request.settimeout(_SILENCE_S)
         with self._context.wrap_socket(request, server_side=True) as secured:
             super().finish_request(secured, client_address)
-            secured.unwrap()
+            # Says that this was all; who is gone need not hear it.
+            with suppress(OSError):
+                secured.unwrap()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exception()
-        # Clients that go away, or speak another protocol, are their own affair.
-        log = _log.debug if isinstance(error, OSError) else _log.warning
-        log("a scrape failed", client=str(client_address), exc_info=error)
+        if isinstance(error, OSError):
+            # A client that goes away, or speaks another protocol.
+            _log.debug("a scrape failed", client=str(client_address), problem=str(error))
+        else:
+            _log.warning("a scrape failed", client=str(client_address), exc_info=error)
