@@ -140,9 +140,11 @@ class Stage:
     @property
     def curve(self) -> list[bytes]:
         """All that was measured from step to step, run and clocks apart."""
-        steps = self.transitions
-        before = (0, *(step.facts.multiply_adds_spent for step in steps))
-        return [_measured(step, spent) for step, spent in zip(steps, before, strict=False)]
+        measured, spent = [], 0
+        for step in self.transitions:
+            measured.append(_measured(step, spent if step.step_id.step else 0))
+            spent = step.facts.multiply_adds_spent
+        return measured
 
     @property
     def events(self) -> list[WatchRunResponse]:
