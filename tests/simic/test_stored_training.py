@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -177,11 +178,23 @@ def points(folder: Path) -> dict[str, dict[int, float]]:
 def _events(data: bytes) -> Sequence[Event]:
     """The records of an event file: length, its checksum, an event, its checksum."""
     events, place = [], 0
-    while place < len(data):
+    while place + 12 <= len(data):
         (length,) = struct.unpack_from("<Q", data, place)
+        if place + 16 + length > len(data):
+            break  # it is being written
         events.append(Event.FromString(data[place + 12 : place + 12 + length]))
         place += 16 + length
     return events
+
+
+def written(folder: Path, name: str, count: int) -> dict[int, float]:
+    """The points of one curve, once there are so many: they are written in a thread, by and by."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = points(folder).get(name, {})
+        if len(found) >= count or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 def test_tensorboard_gets_every_update_once_whatever_was_killed(school: School) -> None:
@@ -190,11 +203,10 @@ def test_tensorboard_gets_every_update_once_whatever_was_killed(school: School) 
     school.learn("t", algorithm="awr", **STORED)
     folder = school.folder / "t"
     returns = {update.sequence: update.mean_return for update in school.updates("t")}
-    assert points(folder)["training/mean_return"] == pytest.approx(returns)
+    assert written(folder, "training/mean_return", len(returns)) == pytest.approx(returns)
     # A learner that was killed before it wrote: the next one writes it all.
     for file in folder.iterdir():
         file.unlink()
     Learner(school.database, "t", school.folder)
-    found = points(folder)
-    assert found["training/mean_return"] == pytest.approx(returns)
-    assert found["training/wait_share"].keys() == returns.keys()
+    assert written(folder, "training/mean_return", len(returns)) == pytest.approx(returns)
+    assert written(folder, "training/wait_share", len(returns)).keys() == returns.keys()
