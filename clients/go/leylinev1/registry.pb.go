@@ -539,7 +539,7 @@ func (x *RegisterPolicyResponse) GetAlreadyRegistered() bool {
 // Asks for a page of versions.
 type ListPoliciesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most so many. 0: 50.
+	// At most so many; 200 are the most that a page has. 0: 50.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// From the previous page. Empty: the first.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
