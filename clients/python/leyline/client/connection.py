@@ -82,12 +82,14 @@ class Client:
         status = "it has not answered"
         try:
             async with asyncio.timeout(within_s):
-                while status != "SERVING":
+                while True:
                     try:
                         status = await self.health()
                     except ServiceError as error:
                         status = str(error)
-                        await asyncio.sleep(_HEALTH_POLL_S)
+                    if status == "SERVING":
+                        return
+                    await asyncio.sleep(_HEALTH_POLL_S)
         except TimeoutError:
             message = f"the service at {self.address} does not serve: {status}"
             raise ServiceError("UNAVAILABLE", "", message) from None
