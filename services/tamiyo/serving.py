@@ -38,10 +38,10 @@ async def serve_versions(
         StartupError: the address cannot be used.
     """
     server = Server(settings, [SERVICE])
-    # The batches outlive the server, so that draining calls still get their answers.
     metrics = PolicyMetrics(server.metrics)
     if isinstance(versions, LearnedVersions):
         server.show(VersionMetrics(versions))
+    # The batches outlive the server, so that draining calls still get their answers.
     async with DecisionBatcher(
         settings.queue_size, in_thread=in_thread, on_batch=metrics.answered
     ) as batcher:

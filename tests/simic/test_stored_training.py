@@ -21,6 +21,7 @@ from leyline.v1.transition_pb2 import Transition
 from simic.database.database import Database
 from simic.learning import reward
 from simic.learning.learner import Learner
+from simic.learning.lesson import Lessons
 from simic.policies.registry import PolicyRegistry
 
 COMPLETED = TrainingState.TRAINING_STATE_COMPLETED
@@ -115,7 +116,7 @@ def test_an_episode_is_learned_from_once_its_twin_is_whole_and_less_what_that_on
         school.play(script, twin=twin)
     school.trainings.start("t", school.plan(**plan))
     learner = Learner(school.database, "t", school.folder)
-    assert learner._batch(learner._lessons.progress()) is None
+    assert Lessons(school.database, "t").fresh() is None
     for twin in twins:
         school.play(twin)
     learner.run()
