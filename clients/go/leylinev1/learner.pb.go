@@ -104,7 +104,8 @@ type TrainingPlan struct {
 	Slots uint32 `protobuf:"varint,6,opt,name=slots,proto3" json:"slots,omitempty"`
 	// Whole episodes to wait for before an update.
 	EpisodesPerUpdate uint32 `protobuf:"varint,7,opt,name=episodes_per_update,json=episodesPerUpdate,proto3" json:"episodes_per_update,omitempty"`
-	// The training ends after so many updates. 0: it goes on until it is stopped.
+	// The training ends after so many updates. 0: it goes on until it is stopped; not with stored experience, which is never
+	// used up.
 	MaxUpdates uint32 `protobuf:"varint,8,opt,name=max_updates,json=maxUpdates,proto3" json:"max_updates,omitempty"`
 	// Seed of everything that is random in the learner.
 	Seed uint64 `protobuf:"varint,9,opt,name=seed,proto3" json:"seed,omitempty"`
