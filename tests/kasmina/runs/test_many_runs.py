@@ -29,6 +29,8 @@ from leyline.v1.trainer_pb2 import (
 )
 from leyline.v1.transition_pb2 import TERMINATION_CANCELLED, TERMINATION_HORIZON
 
+pytestmark = pytest.mark.lengthy
+
 FULL = "LEYLINE_SOAK" in os.environ
 KILLS = 50 if FULL else 4
 SOAKED_RUNS = 200 if FULL else 16

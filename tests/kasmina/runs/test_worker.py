@@ -41,6 +41,7 @@ def without_clocks(transition: Transition) -> bytes:
     return same.SerializeToString(deterministic=True)
 
 
+@pytest.mark.lengthy
 @pytest.mark.timeout(900)  # nine workers, one after the other, each of which imports torch
 async def test_killed_at_every_point_of_a_step_a_run_is_bit_for_bit_the_uninterrupted_one(
     tmp_path: Path,

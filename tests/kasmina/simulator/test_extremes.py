@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tests.kasmina.simulator.episodes import WAIT, advantage, changed, family, growing
@@ -15,6 +16,8 @@ from kasmina.simulator.parameters import Parameters, ParametersError
 from kasmina.simulator.situation import SimulationSeeds
 from kasmina.simulator.trainer import SimulatedTrainer
 from leyline.v1.snapshot_pb2 import StepId
+
+pytestmark = pytest.mark.lengthy
 
 SMALL = family(episode={"horizon": 9, "slots": 2})
 STEP = StepId(run_id="run")

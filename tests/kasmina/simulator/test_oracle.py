@@ -17,6 +17,8 @@ from kasmina.simulator.policies import POLICIES, Choice, Heuristic, scripted
 from kasmina.simulator.situation import SimulationSeeds
 from kasmina.simulator.trainer import SimulatedTrainer
 
+pytestmark = pytest.mark.lengthy
+
 ROUNDING = 1e-9
 FAMILIES = ("default", "held-out")
 CHOICES = ("fixed", "round-robin", "random")
