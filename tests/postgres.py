@@ -92,10 +92,14 @@ class Postgres:
         assert self._process is not None
         # Stood still, the first process has no new children while they are looked for.
         self._process.send_signal(signal.SIGSTOP)
-        for pid in [*_children(self._process.pid), self._process.pid]:
+        children = _children(self._process.pid)
+        for pid in [*children, self._process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        # The next first process refuses to start while one of them still holds the shared memory.
+        while any(_lives(pid) for pid in children):
+            time.sleep(0.002)
 
     def stop(self) -> None:
         """End it in an orderly way, whoever is connected."""
@@ -211,3 +215,12 @@ def _command(program: Path, *arguments: str | Path) -> list[str | Path]:
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process has not ended, waited for or not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
