@@ -62,11 +62,17 @@ def _raw(folder: Path, rows: int) -> float:
 def _as_the_learner(url: str, rows: int) -> float:
     """Seconds for the learner's own way to batches of episodes."""
     database = Database(url)
-    plan = TrainingPlan(experience="stored", run_id=filling.RUN, episodes_per_update=EPISODES)
+    updates = rows // (EPISODES * simulated.HORIZON) + 1
+    plan = TrainingPlan(
+        experience="stored",
+        run_id=filling.RUN,
+        episodes_per_update=EPISODES,
+        max_updates=updates,
+    )
     TrainingStore(database).start("bench", plan)
     lessons = Lessons(database, "bench")
     started, found = time.perf_counter(), 0
-    for number in range(1, rows // (EPISODES * simulated.HORIZON) + 2):
+    for number in range(1, updates + 1):
         found += sum(len(episode.steps) for episode in lessons.stored(number) or ())
     seconds = time.perf_counter() - started
     database.close()
