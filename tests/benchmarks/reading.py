@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -37,13 +38,19 @@ async def reading(rounds: int, rows: int) -> dict[str, Measurement]:
         (folder / "state").mkdir()
         url = sqlite_url(folder / "state")
         await asyncio.to_thread(filling.fill, url, rows)
+        # A database of its own for the training, which Simic's learner would take up.
+        shutil.copytree(folder / "state", folder / "learner")
+        learners = sqlite_url(folder / "learner")
         simic = SimicProcess(folder)
         address = await simic.start()
-        for _ in range(rounds):
-            raw.append(rows / _raw(folder, rows))
-            learner.append(rows / _as_the_learner(url, rows))
-            stream.append(rows / await _streamed(address, rows))
-        await simic.stop()
+        try:
+            for _ in range(rounds):
+                raw.append(rows / _raw(folder, rows))
+                learner.append(rows / _as_the_learner(learners, rows))
+                stream.append(rows / await _streamed(address, rows))
+            await simic.stop()
+        finally:
+            await simic.kill()
     return {
         "reading_to_learn": Measurement(tuple(learner), tuple(raw)),
         "reading_streamed": Measurement(tuple(stream), tuple(raw)),
