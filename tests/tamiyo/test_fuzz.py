@@ -24,8 +24,6 @@ from leyline.v1.decision_pb2 import DecisionQuery
 from leyline.v1.policy_pb2 import DecideRequest, StreamDecisionsRequest, StreamDecisionsResponse
 from tamiyo.cache import ArtifactCache
 
-pytestmark = pytest.mark.lengthy
-
 # Generic only in the stubs.
 Unary: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 Stream: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"

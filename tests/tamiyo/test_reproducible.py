@@ -22,8 +22,6 @@ from leyline.v1.decision_pb2 import Decision, DecisionQuery
 from leyline.v1.policy_pb2 import StreamDecisionsRequest, StreamDecisionsResponse
 from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 
-pytestmark = pytest.mark.lengthy
-
 Stream = grpc.aio.StreamStreamCall[StreamDecisionsRequest, StreamDecisionsResponse]
 SNAPSHOTS = 10_000
 STEPS = 50

@@ -20,8 +20,6 @@ from tamiyo.artifact import Artifact
 from tamiyo.policies.learned import LearnedPolicy
 from tamiyo.policy import decision_from
 
-pytestmark = pytest.mark.lengthy
-
 SWAPS = 200
 STREAMS = 32
 EPISODE_STEPS = 40

@@ -32,8 +32,6 @@ from kasmina.network.slot import Action, Stage
 from kasmina.training.configuration import EpisodeSeeds, TrainerConfig
 from kasmina.training.trainer import GrowthTrainer
 
-pytestmark = pytest.mark.lengthy
-
 STEPS = int(os.environ.get("LEYLINE_GROWTH_STEPS", "400"))
 STEPS_OF_A_HISTORY = 40
 KILL_POINTS = 50 if "LEYLINE_GROWTH_STEPS" in os.environ else 8
