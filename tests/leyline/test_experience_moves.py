@@ -367,6 +367,8 @@ async def test_an_import_gives_a_run_another_name(here: Desk, there: Desk) -> No
     named = {step.next_snapshot.step_id.run_id for each in stored for step in each.steps}
     assert named == {"a.of-the-laptop"}
     assert (await there.asks("import", "all.parquet", "--run", "b"))["imported"] == 1
+    code, _, err = await there.run("import", "all.parquet", "--run", "zzz")
+    assert (code, err) == (1, "leyline: the file has no run 'zzz'\n")
 
 
 @pytest.mark.parametrize(
@@ -453,7 +455,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) 
 
 def test_what_cannot_be_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     Path("table.csv").write_text("a,b\n")
-    assert "No such file or directory: 'none.parquet'" in refusal(capsys, "import", "none.parquet")
+    assert "none.parquet: No such file" in refusal(capsys, "import", "none.parquet")
+    assert "there is no folder nowhere: make it" in refusal(capsys, "import", "nowhere/a.parquet")
     assert "cannot be read as experience: it is no data set of Minari" in refusal(
         capsys, "import", "leyline/none-v0"
     )

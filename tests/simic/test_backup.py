@@ -533,7 +533,10 @@ async def test_the_command_line_backs_up_and_restores(tmp_path: Path) -> None:
         assert (code, json.loads(said)["bytes"]) == (0, file.stat().st_size)
         assert json.loads(said)["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         code, _, complained = await command("experience", "backup", str(file), *at)
-        assert (code, complained) == (1, f"leyline: there is a file at {file} already\n")
+        assert (code, complained) == (
+            1,
+            f"leyline: there is a file at {file} already: --force (overwrite) replaces it\n",
+        )
         code, said, _ = await command("experience", "backup", str(file), "--force", *at)
         assert code == 0
         assert f"to restore: leyline serve simic --restore {file}" in said
@@ -547,4 +550,4 @@ async def test_the_command_line_backs_up_and_restores(tmp_path: Path) -> None:
 
 def test_the_command_is_refused_without_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experience", "backup", "/nowhere/backup.sqlite3", "--simic", "127.0.0.1:1"]) == 1
-    assert "No such file or directory" in capsys.readouterr().err
+    assert "there is no folder /nowhere: make it" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, insert, make_url, select
+from sqlalchemy import create_engine, func, insert, inspect, make_url, select
 from tests.postgres import Cluster, connect
 from tests.simic.disk import FullDisk, FullServer
 from tests.simic.episodes import Script
@@ -16,6 +16,8 @@ from simic.database.database import Database, StateDirectory, sqlite_url
 from simic.database.schema import artifacts
 from simic.experience.reading import ExperienceReader
 from simic.experience.store import ExperienceStore
+
+DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
 def test_commits_wait_for_the_disk(tmp_path: Path) -> None:
@@ -80,6 +82,35 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     with pytest.raises(StartupError, match="cannot be opened"):
         Database(sqlite_url(tmp_path))
     assert file.read_bytes() == b"a letter to my aunt" * 100
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE TABLE cats (name TEXT)"],
+        ["CREATE TABLE episodes (title TEXT)"],
+        [
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('abc123')",
+        ],
+    ],
+    ids=["tables", "tables-of-the-same-name", "migrations"],
+)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database_of_somebody_else_is_refused_and_left_alone(
+    kind: str, statements: list[str], tmp_path: Path, cluster: Cluster
+) -> None:
+    url = sqlite_url(tmp_path) if kind == "sqlite" else cluster.create()
+    engine = create_engine(make_url(url).set(drivername=DRIVERS[kind]))
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    with pytest.raises(StartupError, match="holds other tables than Simic's"):
+        Database(url)
+    assert len(inspect(engine).get_table_names()) == 1
+    engine.dispose()
+    if kind == "postgresql":
+        cluster.drop(url)
 
 
 @pytest.mark.parametrize(

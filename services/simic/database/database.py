@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, make_url
+from sqlalchemy import Connection, Engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 
 from chassis.errors import LeylineError
@@ -59,8 +59,8 @@ class Database:
         """Connect to ``url``, and bring the database to the schema of this release.
 
         Raises:
-            StartupError: the URL is not one, what is there is no database of ours, or a newer
-                release wrote it.
+            StartupError: the URL is not one, what is there is no database of ours and not empty, or
+                a newer release wrote it.
             LeylineError: DATABASE_UNAVAILABLE or DISK_FULL; it may be tried again.
         """
         self.url = url
@@ -69,7 +69,8 @@ class Database:
             self._bring_up_to_date()
         except DatabaseError as error:
             raise StartupError(
-                f"the database {self.place} cannot be opened: {error.orig}"
+                f"the database {self.place} cannot be opened: {error.orig}; name another one, or"
+                " one that is not there yet"
             ) from error
 
     @property
@@ -115,6 +116,10 @@ class Database:
     def _bring_up_to_date(self) -> None:
         with self.read() as connection:
             found = revision.found(connection)
+            if not revision.is_ours(found) and inspect(connection).get_table_names():
+                raise StartupError(
+                    f"the database {self.place} holds other tables than Simic's: name an empty one"
+                )
         newest = revision.newest()
         if found == newest:
             return

@@ -20,6 +20,11 @@ def found(connection: Connection) -> str | None:
     return revision
 
 
+def is_ours(found: str | None) -> bool:
+    """Whether a revision is one of Simic's, of any release: they are counted."""
+    return found is not None and found.isdecimal()
+
+
 def newest() -> str:
     """The revision that this release wants: that of its last migration, by the files' names."""
     last = max(path.name for path in (MIGRATIONS / "versions").glob("r*_*.py"))

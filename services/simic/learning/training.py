@@ -23,7 +23,7 @@ from simic.policies import candidates
 
 RUNNING = TrainingState.TRAINING_STATE_RUNNING
 
-WAITS_FOR_EPISODES = "waits for episodes"
+WAITS_FOR_EPISODES = "waits for episodes that its own versions decide"
 """What a training is at between two updates."""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -93,9 +95,19 @@ def run(arguments: list[str]) -> int:
         NoNetwork,
         OSError,
     ) as error:
-        print(f"leyline: {error}", file=sys.stderr)
+        print(f"leyline: {_said(error)}", file=sys.stderr)
         return 1
     except Unreachable as error:
         print(f"leyline: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the operating system's: of which file, and what it is."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    file = Path(os.fsdecode(error.filename))
+    if isinstance(error, FileNotFoundError) and not file.parent.exists():
+        return f"there is no folder {file.parent}: make it, or name another"
+    return f"{file}: {error.strerror}"

@@ -223,8 +223,10 @@ async def _import(
         importer = Importer(experience, dry_run=dry_run)
         with _progress() as progress:
             bar = progress.add_task("", total=None if run_id else source.total_steps)
+            found = False
             try:
                 for episode in source.episodes(run_id):
+                    found = True
                     if new_name:
                         rename(episode, new_name)
                     await importer.take(episode)
@@ -235,6 +237,8 @@ async def _import(
                 are = "could be stored" if dry_run else "are stored"
                 raise FileRefused(f"{error}; {taken} episodes before that {are}") from None
             await importer.finish()
+    if run_id and not found:
+        raise FileRefused(f"the file has no run {run_id!r}")
     return importer.report
 
 

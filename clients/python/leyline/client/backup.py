@@ -75,7 +75,7 @@ def _refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not overwrite:
-        raise FileExistsError(f"there is a file at {path} already")
+        raise FileExistsError(f"there is a file at {path} already: --force (overwrite) replaces it")
 
 
 def _sync(directory: Path) -> None:
