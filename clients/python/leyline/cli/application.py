@@ -104,8 +104,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _said(error: Exception) -> str:
-    """What an error says; of the operating system's: of which file, and what it is."""
-    if not isinstance(error, OSError) or error.filename is None:
+    """What an error says; of the operating system's about one file: which, and what it is."""
+    if not isinstance(error, OSError) or error.filename2 is not None:
+        return str(error)
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        # None, or the number of an open file.
         return str(error)
     file = Path(os.fsdecode(error.filename))
     if isinstance(error, FileNotFoundError) and not file.parent.exists():
