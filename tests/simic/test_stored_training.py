@@ -68,6 +68,21 @@ def test_an_online_training_goes_on_from_what_was_learned_offline(
     assert registry.get(training.policy_version).manifest.parent_version == warm
 
 
+@pytest.mark.parametrize(
+    ("experience", "words"),
+    [
+        ("online", "waits for episodes that its own versions decide"),
+        ("stored", "takes its episodes from what is stored"),
+    ],
+)
+def test_a_training_says_which_episodes_it_learns_from(
+    school: School, experience: str, words: str
+) -> None:
+    school.trainings.start("t", school.plan(**{**STORED, "experience": experience}))
+    Learner(school.database, "t", school.folder)
+    assert school.trainings.get("t").status_message == words
+
+
 def test_held_out_situations_teach_nothing_stored_or_not(school: School) -> None:
     for index in range(4):
         school.play(somebodys(index), held_out=True)

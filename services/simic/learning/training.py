@@ -18,7 +18,7 @@ from simic.database import moment
 from simic.database.database import Database
 from simic.database.schema import episodes, training_updates, trainings
 from simic.learning import order
-from simic.learning.plan import fill
+from simic.learning.plan import STORED, fill
 from simic.policies import candidates
 
 RUNNING = TrainingState.TRAINING_STATE_RUNNING
@@ -216,12 +216,14 @@ def _refuse_unfit_episodes(connection: Connection, plan: TrainingPlan) -> None:
 
 
 def _training(connection: Connection, row: RowMapping) -> Training:
-    message = row["status_message"]
-    if row["deterministic"] and message == WAITS_FOR_EPISODES:
+    message, plan = row["status_message"], TrainingPlan.FromString(row["plan"])
+    if message == WAITS_FOR_EPISODES and row["deterministic"]:
         message = order.progress(connection, row)
+    elif message == WAITS_FOR_EPISODES and plan.experience == STORED:
+        message = "takes its episodes from what is stored"
     return Training(
         training_id=row["training_id"],
-        plan=TrainingPlan.FromString(row["plan"]),
+        plan=plan,
         state=TrainingState.ValueType(row["state"]),
         status_message=message,
         updates=row["updates"],
