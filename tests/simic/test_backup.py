@@ -223,6 +223,10 @@ def another_version(file: Path) -> None:
     change(file, "UPDATE alembic_version SET version_num = '1000'")
 
 
+def migrations_of_others(file: Path) -> None:
+    change(file, "UPDATE alembic_version SET version_num = 'abc123'")
+
+
 def a_table_less(file: Path) -> None:
     change(file, "DROP TABLE run_actions")
 
@@ -251,6 +255,7 @@ def in_use(file: Path) -> None:
         (lambda file: file.write_bytes(b""), "it has other tables"),
         (lambda file: file.write_bytes(b"a letter to my aunt" * 99), "no backup of Simic's: file"),
         (other_tables, "it has other tables"),
+        (migrations_of_others, "it has other tables"),
         (
             another_version,
             f"revision 1000, and this release knows {revision.newest()}: restore it",

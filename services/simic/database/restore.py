@@ -88,7 +88,7 @@ class BackupFile:
     def _refuse_what_is_no_backup(self, connection: Connection) -> None:
         there = set(inspect(connection).get_table_names())
         found = revision.found(connection)
-        if found is None:
+        if not revision.is_ours(found):
             raise StartupError(f"{self.path} is no backup of Simic's: it has other tables")
         if found != revision.newest():
             raise StartupError(
