@@ -1,4 +1,4 @@
-"""The benchmark of reading reads what it says, by every way that it compares."""
+"""The benchmark of reading, on few transitions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from tests.benchmarks.report import LEAST_REPETITIONS
 from tests.simic import simulated
 
 
-async def test_every_way_of_reading_gives_every_transition() -> None:
+async def test_reading_is_measured_by_the_learners_way_and_streamed() -> None:
     measured = await reading(LEAST_REPETITIONS, 2 * EPISODES * simulated.HORIZON)
     assert set(measured) == {"reading_to_learn", "reading_streamed"}
