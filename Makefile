@@ -126,11 +126,11 @@ soak-kasmina: $(READY) $(DESCRIPTORS) ## Kill a run 50 times, and play 200 runs 
 	LEYLINE_SOAK=1 $(BIN)/python -m pytest tests/kasmina/runs/test_many_runs.py --timeout 3600 -s $(ARGS)
 
 .PHONY: determinism
-determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (quarter of an hour)
+determinism: $(READY) $(DESCRIPTORS) ## Compare what 8 trainers and 1 teach, whatever is killed, in full (five minutes, or more beside other work)
 	LEYLINE_DETERMINISM=full $(BIN)/python -m pytest tests/integration/test_determinism.py --timeout 3600 -s $(ARGS)
 
 .PHONY: kill-simic
-kill-simic: $(READY) $(DESCRIPTORS) ## Kill Simic, and PostgreSQL under it, 200 times each; restart with a million rows (half an hour)
+kill-simic: $(READY) $(DESCRIPTORS) ## Kill Simic, and PostgreSQL under it, 200 times each; restart with a million rows (quarter of an hour)
 	LEYLINE_KILLS=200 LEYLINE_ROWS=1000000 $(BIN)/python -m pytest tests/faults --timeout 7200 -s $(ARGS)
 
 .PHONY: fuzz-tamiyo
