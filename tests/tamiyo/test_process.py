@@ -123,3 +123,16 @@ def test_the_service_needs_neither_torch_nor_the_tools_that_make_artifacts() -> 
         [sys.executable, "-c", check], capture_output=True, text=True, check=True, env=os.environ
     )
     assert found.stdout.strip() == ""
+
+
+def test_what_runs_networks_reports_to_nobody(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import tamiyo.artifact"],
+        env={**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # Where it reports it keeps an id of the machine, or says that it cannot.
+    assert not done.stderr
+    assert not list(tmp_path.rglob("*"))
