@@ -6,11 +6,14 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from chassis.channel import open_channel
 from chassis.logging import get_logger
-from chassis.process import ConfigurationError, StartupError
+from chassis.metrics import DiskMetrics
+from chassis.process import ConfigurationError, ExitCode, StartupError
 from chassis.process import main as run_service
 from chassis.server import Server
 from chassis.settings import load
@@ -21,6 +24,7 @@ from kasmina.runs.experience_client import ExperienceClient
 from kasmina.runs.journal import Journal
 from kasmina.runs.metrics import RunMetrics
 from kasmina.runs.retention import Retention
+from kasmina.runs.single_run import SingleRun
 from kasmina.runs.state_directory import StateDirectory, StateDirectoryBusy
 from kasmina.runs.supervisor import Supervisor
 from kasmina.settings import KasminaSettings
@@ -35,6 +39,7 @@ _EXAMPLES = """examples:
   leyline serve kasmina --listen 127.0.0.1:0 --port-file kasmina.address --state-dir kasmina
   leyline serve kasmina --parallelism 4 --keep-runs 100
   leyline serve kasmina --policy default=127.0.0.1:50052 --policy mine=127.0.0.1:60000
+  leyline serve kasmina --run run.yaml --id mine --set first_episode=7 --set episodes=1
 
 Every setting is a variable, too: LEYLINE_KASMINA_LISTEN, LEYLINE_KASMINA_STATE_DIR and so on. Flags
 win.
@@ -43,8 +48,11 @@ win.
 _log = get_logger(__name__)
 
 
-async def serve(settings: KasminaSettings) -> None:
-    """Serves until it is cancelled. Raises `StartupError` where it cannot begin."""
+async def serve(settings: KasminaSettings, single: SingleRun | None = None) -> None:
+    """Serves until it is cancelled, or until a single run is completed.
+
+    Raises `StartupError` where it cannot begin, or the run does not come to its end.
+    """
     try:
         state = StateDirectory.open(settings.state_dir)
     except OSError as error:
@@ -55,16 +63,19 @@ async def serve(settings: KasminaSettings) -> None:
         with state.service_lock():
             journal = Journal(state.journal)
             try:
-                await _serve(settings, state, journal)
+                await _serve(settings, state, journal, single)
             finally:
                 journal.close()
     except (StateDirectoryBusy, SchemaMismatch, DiskFull) as error:
         raise StartupError(str(error)) from error
 
 
-async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Journal) -> None:
+async def _serve(
+    settings: KasminaSettings, state: StateDirectory, journal: Journal, single: SingleRun | None
+) -> None:
     server = Server(settings, services=[SERVICE_NAME])
     server.show(RunMetrics(journal))
+    server.show(DiskMetrics(settings.state_dir))
     supervisor = Supervisor(settings, state, journal)
     retention = Retention(state, journal, settings.keep_runs, settings.keep_days)
     await asyncio.to_thread(retention.sweep)
@@ -75,7 +86,12 @@ async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Jour
     servicer = TrainerServicer(settings, state, journal, disk, supervisor, server.drain)
     add_TrainerServiceServicer_to_server(servicer, server.grpc)
     experience = open_channel(settings.channel(settings.experience))
-    drainer = Drainer(journal, ExperienceClient(experience), settings.poll_interval_s)
+    drainer = Drainer(
+        journal,
+        ExperienceClient(experience),
+        settings.poll_interval_s,
+        is_awaited=settings.wait_for_experience,
+    )
     async with server, experience, asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(drainer.run()),
@@ -84,7 +100,11 @@ async def _serve(settings: KasminaSettings, state: StateDirectory, journal: Jour
             tasks.create_task(_watch_disk(disk, supervisor, server)),
         ]
         try:
-            await server.serve()
+            if single is None:
+                await server.serve()
+            else:
+                server.set_serving()
+                await single.play(servicer.start, journal)
         finally:
             for task in background:
                 task.cancel()
@@ -110,8 +130,22 @@ async def _watch_disk(disk: Disk, supervisor: Supervisor, server: Server) -> Non
 
 def main(argv: Sequence[str]) -> int:
     """Runs the service with the flags in `argv`; returns the exit code."""
-    flags = vars(_parser().parse_args(argv))
-    return run_service("kasmina", lambda: _settings(flags), serve)
+    parser = _parser()
+    flags = vars(parser.parse_args(argv))
+    file, changes, run_id = (flags.pop(name) for name in ("run", "set", "id"))
+    if file is None:
+        if changes or run_id is not None:
+            parser.error("--set and --id are about the run of --run FILE")
+        return run_service("kasmina", lambda: _settings(flags), serve)
+    if run_id is None:
+        parser.error("--run FILE needs --id NAME: begun again, the run goes on under its name")
+    play = partial(_play, file, changes or (), run_id)
+    # Whoever counts on the run must not take one that was stopped for one that is completed.
+    return run_service("kasmina", lambda: _settings(flags), play, stopped=ExitCode.FAILED)
+
+
+async def _play(file: Path, changes: Sequence[str], run_id: str, settings: KasminaSettings) -> None:
+    await serve(settings, SingleRun.read(file, changes, run_id))
 
 
 def _settings(flags: dict[str, Any]) -> KasminaSettings:
@@ -175,12 +209,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep-days", type=float, metavar="N", help="days for which ended runs are kept (for ever)"
     )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="FILE",
+        help="play this run (YAML or JSON), and end once it is completed and stored as experience",
+    )
+    parser.add_argument("--id", metavar="NAME", help="the name of that run")
+    parser.add_argument(
+        "--set",
+        metavar="FIELD=VALUE",
+        action="append",
+        help="a field of that run, in place of the file's; repeatable",
+    )
     parser.add_argument("--port-file", metavar="FILE", help="file to write the bound address into")
     parser.add_argument(
         "--insecure",
         action="store_true",
         default=None,
-        help="allow plain text on an address that other machines reach",
+        help="allow plain text, or calls of whoever comes, where other machines reach it",
     )
     return parser
 

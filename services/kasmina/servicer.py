@@ -77,8 +77,11 @@ class TrainerServicer(TrainerServiceServicer):
 
     async def StartRun(self, request: StartRunRequest, context: Context) -> StartRunResponse:
         """Queues a run."""
-        record = await self._start(request.run_id, request.spec, driven=False)
-        return StartRunResponse(run=run_message(record))
+        return StartRunResponse(run=run_message(await self.start(request)))
+
+    async def start(self, request: StartRunRequest) -> RunRecord:
+        """Queues a run, or finds the one that there is. Raises LeylineError."""
+        return await self._start(request.run_id, request.spec, driven=False)
 
     async def GetRun(self, request: GetRunRequest, context: Context) -> GetRunResponse:
         """Returns one run."""

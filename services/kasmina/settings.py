@@ -40,7 +40,14 @@ class KasminaSettings(ServerSettings):
     policy_grace_s: float = Field(default=5.0, ge=0, le=600)
     """How long the start of an episode waits for a policy that is away."""
     experience_timeout_s: float = Field(default=2.0, gt=0, le=600)
-    """How long the start of an episode waits for the experience service to pin a policy version."""
+    """How long the start of an episode waits for the experience service to pin a policy version;
+    with `wait_for_experience`, how long it waits for one answer, and then half a minute at least.
+    """
+    wait_for_experience: bool = False
+    """Whether a step waits until the experience service has stored the one before it, and for a
+    policy that is away: for a state folder that does not outlive the service. Whoever plays an
+    episode again from its start then plays the same one.
+    """
     device: Literal["cpu", "cuda"] = "cpu"
     """Where workers compute; with several GPUs, each worker on the next. Untested on cuda."""
     parallelism: int = Field(default=1, ge=1, le=256)

@@ -84,6 +84,15 @@ def coin(query: DecisionQuery) -> Decision:
     return decision
 
 
+def without_clocks(transition: Transition) -> Transition:
+    """What happened, without when and how fast."""
+    same = Transition()
+    same.CopyFrom(transition)
+    same.ClearField("completed_at")
+    same.facts.ClearField("duration")
+    return same
+
+
 Answer = StreamDecisionsResponse | None
 
 
@@ -240,7 +249,8 @@ class Experience(ExperienceServiceServicer):
             self.ends[episode] = item.episode_end
             return None
         step = (*episode, item.transition.step_id.step)
-        if self.transitions.setdefault(step, item.transition) != item.transition:
+        stored = self.transitions.setdefault(step, item.transition)
+        if without_clocks(stored) != without_clocks(item.transition):
             return LeylineError(ErrorCode.TRANSITION_CONFLICT, step=step[2], **facts)  # type: ignore[arg-type]
         return None
 

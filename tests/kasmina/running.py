@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from leyline.document import write
 from leyline.v1.trainer_pb2 import (
     PRECISION_FP32,
     DatasetSpec,
@@ -118,3 +119,58 @@ async def kasmina(
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+class SingleRuns:
+    """Services that each play one run, called `single`, and end with it.
+
+    Each step waits until it is stored as experience.
+    """
+
+    def __init__(self) -> None:
+        """None has been started yet."""
+        self._started: list[Process] = []
+
+    async def start(
+        self, folder: Path, neighbours: str, spec: RunSpec, *arguments: str, **environment: str
+    ) -> Process:
+        """Starts one whose state is in `folder`."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "kasmina.service",
+            *("--listen", "127.0.0.1:0", "--state-dir", str(folder / "state")),
+            *("--policy", f"default={neighbours}", "--experience", neighbours),
+            *("--run", str(_written(spec, folder)), "--id", "single", *arguments),
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "LEYLINE_KASMINA_WAIT_FOR_EXPERIENCE": "true", **environment},
+        )
+        self._started.append(process)
+        return process
+
+    async def play(
+        self, folder: Path, neighbours: str, spec: RunSpec, *arguments: str, **environment: str
+    ) -> tuple[int, str]:
+        """Starts one; its exit code and what it said, once it has ended."""
+        return await ended(await self.start(folder, neighbours, spec, *arguments, **environment))
+
+    async def close(self) -> None:
+        """Ends what a test that failed has left."""
+        for process in self._started:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _written(spec: RunSpec, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / "run.yaml"
+    file.write_text(write(spec))
+    return file
+
+
+async def ended(process: Process) -> tuple[int, str]:
+    """The exit code of a process, once it has ended, and what it said."""
+    _, said = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()

@@ -91,6 +91,20 @@ def test_an_episode_of_which_something_comes_now_and_then_goes_on(
     assert experience.cursor("run", 0).termination == GOES_ON
 
 
+def test_one_that_is_played_again_goes_on_before_it_comes_to_what_is_new(
+    experience: ExperienceStore, silence: Abandonment, clock: Clock
+) -> None:
+    experience.begin(LONG.begin())
+    experience.record(LONG.items()[:4])
+    fence = experience.begin(LONG.begin()).fence
+    for item in LONG.items(fence)[:4]:
+        clock.pass_days(0.9)
+        assert silence.look() == 0
+        item.transition.completed_at.seconds += 86_400
+        assert experience.record([item]) == [None]
+    assert experience.cursor("run", 0).termination == GOES_ON
+
+
 def test_what_has_ended_and_is_whole_is_let_be(
     experience: ExperienceStore, silence: Abandonment, clock: Clock
 ) -> None:

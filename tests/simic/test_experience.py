@@ -32,6 +32,23 @@ def stored(reader: ExperienceReader, run: str = "") -> tuple[list[Transition], l
     )
 
 
+def measured(items: list[ExperienceItem]) -> list[ExperienceItem]:
+    """With facts about each step."""
+    for item in items[:-1]:
+        item.transition.facts.multiply_adds_spent = 7
+        item.transition.facts.duration.FromSeconds(1)
+    return items
+
+
+def later(items: list[ExperienceItem]) -> list[ExperienceItem]:
+    """The same, done at another time and not as fast."""
+    for item in items[:-1]:
+        item.transition.completed_at.seconds += 3600
+        if item.transition.HasField("facts"):
+            item.transition.facts.duration.FromSeconds(99)
+    return items
+
+
 def test_each_beginning_raises_the_fence(experience: ExperienceStore) -> None:
     begin = Script().begin()
     assert [experience.begin(begin).fence for _ in range(3)] == [1, 2, 3]
@@ -83,6 +100,72 @@ def test_another_transition_for_a_stored_step_is_a_conflict(
     changed.transition.next_snapshot.val_accuracy = 0.99
     assert codes(experience.record([changed])) == [ErrorCode.TRANSITION_CONFLICT]
     assert stored(reader)[0] == script.transitions()
+
+
+def test_a_step_that_was_done_again_at_another_time_is_the_stored_one(
+    experience: ExperienceStore, reader: ExperienceReader
+) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    first = measured(script.items())
+    experience.record(first)
+    again = later(measured(script.items(fence=experience.begin(script.begin()).fence)))
+    assert codes(experience.record(again)) == [None] * 4
+    assert stored(reader)[0] == [item.transition for item in first[:-1]]
+
+
+def test_so_it_is_within_a_batch(experience: ExperienceStore, reader: ExperienceReader) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    [first, *_] = measured(script.items())
+    [again, *_] = later(measured(script.items()))
+    assert codes(experience.record([first, again])) == [None] * 2
+    assert stored(reader)[0] == [first.transition]
+
+
+def with_another_cost(transition: Transition) -> None:
+    transition.facts.multiply_adds_spent += 1
+
+
+def without_its_facts(transition: Transition) -> None:
+    transition.ClearField("facts")
+
+
+@pytest.mark.parametrize("change", [with_another_cost, without_its_facts])
+@pytest.mark.parametrize("together", [True, False])
+def test_one_that_was_done_otherwise_at_another_time_is_a_conflict(
+    experience: ExperienceStore, change: Callable[[Transition], None], together: bool
+) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    [first, *_] = measured(script.items())
+    [other, *_] = later(measured(script.items()))
+    change(other.transition)
+    batches = [[first, other]] if together else [[first], [other]]
+    outcomes = [code for batch in batches for code in codes(experience.record(batch))]
+    assert outcomes == [None, ErrorCode.TRANSITION_CONFLICT]
+
+
+def test_facts_that_are_missing_are_others_than_empty_ones(experience: ExperienceStore) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    [first, *_] = script.items()
+    [other, *_] = later(script.items())
+    experience.record([first])
+    assert codes(experience.record([other])) == [None]
+    other.transition.facts.SetInParent()
+    assert codes(experience.record([other])) == [ErrorCode.TRANSITION_CONFLICT]
+
+
+def test_a_stale_fence_is_refused_for_a_step_that_is_stored_too(
+    experience: ExperienceStore,
+) -> None:
+    script = Script()
+    experience.begin(script.begin())
+    experience.record(script.items())
+    experience.begin(script.begin())
+    for again in (script.items(), later(script.items())):
+        assert codes(experience.record(again)) == [ErrorCode.STALE_FENCE] * 4
 
 
 def test_two_transitions_for_one_step_in_one_batch_are_a_conflict(

@@ -26,6 +26,8 @@ from leyline.v1.experience_pb2 import (
     StreamTransitionsResponse,
 )
 from leyline.v1.transition_pb2 import Transition
+from simic.database.database import Database
+from simic.experience.store import ExperienceStore
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -59,6 +61,24 @@ async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
+
+
+async def test_a_beginning_that_was_given_up_is_not_carried_out_later(
+    tmp_path: Path, served: str
+) -> None:
+    simic, database, begin = SimicProcess(tmp_path), Database(served), Script().begin()
+    async with grpc.aio.insecure_channel(await simic.start()) as channel:
+        experience = Client(channel).experience
+        with database.write():
+            given_up = await failure(experience.BeginEpisode(begin, timeout=0.5))
+            assert given_up.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            again = experience.BeginEpisode(begin)
+            # Answered without the database; by then, the first call is known to be over.
+            await failure(experience.BeginEpisode(BeginEpisodeRequest()))
+        assert (await again).fence == 1
+    assert await simic.stop() == 0
+    assert ExperienceStore(database).cursor("run", 0).fence == 1
+    database.close()
 
 
 async def test_many_streams_at_once_store_every_step_once(tmp_path: Path) -> None:

@@ -20,7 +20,13 @@ from chassis.logging import get_logger
 from chassis.status import RemoteError, from_status
 from kasmina.runs import run_spec
 from kasmina.runs.disk import DiskFull
-from kasmina.runs.experience_client import EpisodeIntroduction, ExperienceClient, RecordingStream
+from kasmina.runs.experience_client import (
+    ANSWER_S,
+    FOR_GOOD,
+    EpisodeIntroduction,
+    ExperienceClient,
+    RecordingStream,
+)
 from kasmina.runs.journal import Journal
 from kasmina.runs.outbox import OutboxItem, Refusal
 from leyline.v1.experience_pb2 import ExperienceItem, RejectedItem
@@ -29,7 +35,6 @@ _log = get_logger(__name__)
 
 _BATCH_ITEMS = 64
 _BATCH_BYTES = 1 << 20
-_ANSWER_S = 30.0
 _LONGEST_IDLE_S = 1.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 3.0
@@ -39,9 +44,6 @@ _FENCE_ATTEMPTS = 5
 _jitter = random.Random()
 
 _WANTS_FENCE = frozenset((ErrorCode.STALE_FENCE.name, ErrorCode.EPISODE_NOT_BEGUN.name))
-# What BeginEpisode answers where asking again would not help. Anything else is tried again: an
-# episode that is laid aside is gone for the learner.
-_FOR_GOOD = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION))
 _PASSING = frozenset(
     (
         grpc.StatusCode.UNAVAILABLE,
@@ -55,10 +57,28 @@ _PASSING = frozenset(
 class Drainer:
     """Sends the oldest items again and again until each is acknowledged or refused for good."""
 
-    def __init__(self, journal: Journal, client: ExperienceClient, poll_interval_s: float) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        client: ExperienceClient,
+        poll_interval_s: float,
+        *,
+        is_awaited: bool = False,
+    ) -> None:
+        """Makes it.
+
+        Args:
+            journal: whose outbox is emptied.
+            client: of the experience service.
+            poll_interval_s: between two looks into the outbox, at least.
+            is_awaited: whether runs wait for it: then it looks that often always, and an episode
+                that somebody else has begun since is left to him.
+        """
         self._journal = journal
         self._client = client
         self._poll_interval_s = poll_interval_s
+        self._longest_idle_s = max(0.0 if is_awaited else _LONGEST_IDLE_S, poll_interval_s)
+        self._yields = is_awaited
         self._stream: RecordingStream | None = None
         self._fence_attempts: Counter[int] = Counter()
 
@@ -81,7 +101,7 @@ class Drainer:
                         # While an interval is trained there is nothing to send: ten looks a second
                         # would be half of what this service costs.
                         await asyncio.sleep(idle_s)
-                        idle_s = min(2 * idle_s, max(_LONGEST_IDLE_S, self._poll_interval_s))
+                        idle_s = min(2 * idle_s, self._longest_idle_s)
                 except (RemoteError, TimeoutError, DiskFull) as error:
                     self._close_stream()
                     if not away:
@@ -114,7 +134,7 @@ class Drainer:
         items = await self._addressed(welcome)
         if self._stream is None:
             self._stream = self._client.record()
-        rejected = await self._stream.send(items, _ANSWER_S)
+        rejected = await self._stream.send(items, ANSWER_S)
         await self._settle(welcome, items, rejected)
         return True
 
@@ -131,7 +151,7 @@ class Drainer:
             try:
                 await self._fence(*episode)
             except RemoteError as error:
-                if error.status not in _FOR_GOOD:
+                if error.status not in FOR_GOOD:
                     raise
                 refusals[episode] = _refusal(entry, error)
         refused = [
@@ -182,14 +202,14 @@ class Drainer:
             origin=record.origin,
         )
         try:
-            begun = await self._client.begin_episode(introduction, _ANSWER_S)
+            begun = await self._client.begin_episode(introduction, ANSWER_S)
         except RemoteError as error:
             if error.error_code is not ErrorCode.VERSION_NOT_READY:
                 raise
             # It is being decided by the version that there was when it began. What it has seen is
             # kept all the same, and must not hold up the others until another version is there.
             unpinned = replace(introduction, follows_registry=False)
-            begun = await self._client.begin_episode(unpinned, _ANSWER_S)
+            begun = await self._client.begin_episode(unpinned, ANSWER_S)
         await asyncio.to_thread(
             self._journal.episodes.raise_fence, run_id, episode_index, begun.fence
         )
@@ -237,10 +257,12 @@ class Drainer:
             )
             # The worker, or an item before this one, may have got a higher fence meanwhile.
             if record is None or record.fence is None or record.fence <= fence:
+                if self._yields and error.error_code is ErrorCode.STALE_FENCE:
+                    return False
                 try:
                     await self._begin(entry.run_id, entry.episode_index)
                 except RemoteError as refused:
-                    if refused.status not in _FOR_GOOD:
+                    if refused.status not in FOR_GOOD:
                         raise
                     return False
             return True

@@ -92,6 +92,8 @@ class Episode:
         if record is not None and record.termination:
             self._files.prune(None)
             return
+        # Before the fence changes: what is still on its way carries the one of now.
+        self._control.await_experience()
         origin = self._origin() if record is None else record.origin
         trainer = self._trainer(origin)
         try:

@@ -25,6 +25,13 @@ from leyline.v1.experience_pb2_grpc import ExperienceServiceStub
 if TYPE_CHECKING:
     from leyline.v1.experience_pb2_grpc import ExperienceServiceAsyncStub
 
+ANSWER_S = 30.0
+"""Seconds that an answer may take where somebody waits for it whatever it takes."""
+FOR_GOOD = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION))
+"""What BeginEpisode answers where asking again would not help. Anything else is tried again: an
+episode that is laid aside is gone for the learner.
+"""
+
 
 @dataclass(frozen=True)
 class EpisodeIntroduction:

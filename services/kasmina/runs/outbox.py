@@ -99,6 +99,12 @@ class Outbox:
         with self._database.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
+    def depth_of(self, run_id: str) -> int:
+        """Items of one run."""
+        with self._database.reading() as connection:
+            row = connection.execute("SELECT count(*) FROM outbox WHERE run_id = ?", (run_id,))
+            return int(row.fetchone()[0])
+
     def refusals(self) -> int:
         """Refused items of all runs."""
         with self._database.reading() as connection:

@@ -14,7 +14,7 @@ from chassis.status import RemoteError
 from kasmina.runs.background_loop import BackgroundLoop
 from kasmina.runs.decider import Answer, EpisodeTerms, by_policy, fallback
 from kasmina.runs.episode_log import Beginning
-from kasmina.runs.experience_client import ExperienceClient
+from kasmina.runs.experience_client import FOR_GOOD, ExperienceClient
 from kasmina.runs.policy_client import PolicyClient, PolicyRefused, PolicyUnavailable
 from kasmina.runs.run_control import RunControl, RunFailed
 from leyline.v1.decision_pb2 import SELECTION_MODE_UNSPECIFIED, DecisionQuery, SelectionMode
@@ -216,7 +216,7 @@ class RemoteDecider:
                 patient = patient or is_learned
                 if not patient:
                     raise
-                if not error.is_retryable and error.reason:
+                if error.status in FOR_GOOD:
                     raise RunFailed(
                         f"the experience service refuses the episode: {error}"
                     ) from error

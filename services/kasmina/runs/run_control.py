@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from chassis.errors import ErrorCode
 from kasmina.runs.disk import Disk, DiskFull
 from kasmina.runs.journal import Journal
 from leyline.v1.trainer_pb2 import RUN_STATE_PAUSED, RUN_STATE_RUNNING
@@ -16,6 +17,16 @@ from leyline.v1.trainer_pb2 import RUN_STATE_PAUSED, RUN_STATE_RUNNING
 T = TypeVar("T")
 
 _POLL_S = 0.2
+_ACKNOWLEDGEMENT_POLL_S = 0.02
+_PAUSE_AFTER_S = 2.0
+
+_REFUSALS = {
+    ErrorCode.STALE_FENCE.name: "another trainer has begun the episode since, and goes on with it",
+    ErrorCode.TRANSITION_CONFLICT.name: (
+        "an earlier attempt played the episode otherwise, and its step is stored; what makes two"
+        " attempts the same is in docs/several-trainers.md"
+    ),
+}
 
 TellDisk = Callable[[str | None], None]
 """Tells the service, without a disk, why nothing can be written; None when it can again."""
@@ -40,20 +51,56 @@ class RunFailed(Exception):
 class RunControl:
     """One run's leave to go on."""
 
-    def __init__(self, run_id: str, journal: Journal, disk: Disk, tell_disk: TellDisk) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        journal: Journal,
+        disk: Disk,
+        tell_disk: TellDisk,
+        *,
+        waits_for_experience: bool = False,
+    ) -> None:
+        """Makes it; `waits_for_experience` is for `await_experience`."""
         self._run_id = run_id
         self._journal = journal
         self._disk = disk
         self._tell_disk = tell_disk
+        self._waits_for_experience = waits_for_experience
         self._paused_for: str | None = None
         self._disk_is_full = False
 
     def before_step(self) -> None:
-        """Returns when the next step may begin: there is room for what it will write. Raises
-        `RunCancelled`.
+        """Returns when the next step may begin: there is room for what it will write, and the one
+        before it is where it has to be. Raises `RunCancelled` or `RunFailed`.
         """
         self.check_cancelled()
         self.persist(self._disk.require_room)
+        self.await_experience()
+
+    def await_experience(self) -> None:
+        """Returns when the experience service has stored all that the run has done, where the run
+        is to wait for that.
+
+        Raises:
+            RunCancelled: somebody has asked for the end meanwhile.
+            RunFailed: the experience service has refused some of it for good.
+        """
+        if not self._waits_for_experience:
+            return
+        pause_at = time.monotonic() + _PAUSE_AFTER_S
+        while self._journal.outbox.depth_of(self._run_id):
+            self.check_cancelled()
+            if time.monotonic() > pause_at:
+                self.pause("waiting for the experience service to store what the run has done")
+            time.sleep(_ACKNOWLEDGEMENT_POLL_S)
+        self.go_on()
+        refused = self._journal.outbox.refused(self._run_id)
+        if refused:
+            _, reason = refused[0]
+            raise RunFailed(
+                f"the experience service has refused a step for good: {reason}:"
+                f" {_REFUSALS.get(reason, 'the log says more')}"
+            )
 
     def check_cancelled(self) -> None:
         """Raises `RunCancelled` once somebody has asked for the end."""

@@ -236,15 +236,24 @@ class RunLog:
         state: RunState.ValueType,
         message: str,
         termination: Termination.ValueType | None = None,
+        *,
+        played_again: bool = False,
     ) -> None:
         """Ends the run, and the episode that it is in; a run that has ended stays as it is.
 
-        `termination` is the episode's. None: what goes with the state.
+        Args:
+            run_id: the run.
+            state: that it ends in.
+            message: why, for people.
+            termination: the episode's. None: what goes with the state.
+            played_again: whether another attempt may follow one that has FAILED: then the
+                experience service is not told of an end, after which it would take no step.
         """
         with self._database.transaction() as connection:
             record = _select(connection, run_id)
             if not record.has_ended:
-                _end(connection, record, state, message[:_LONGEST_MESSAGE], termination)
+                tells = not (played_again and state == RUN_STATE_FAILED)
+                _end(connection, record, state, message[:_LONGEST_MESSAGE], termination, tells)
 
     def count_crash(self, run_id: str) -> int:
         """Crashes of the run's workers, this one included, since a step was last completed."""
@@ -313,6 +322,7 @@ def _end(
     state: RunState.ValueType,
     message: str,
     termination: Termination.ValueType | None = None,
+    tells: bool = True,
 ) -> None:
     open_episodes = connection.execute(
         "SELECT episode_index, steps FROM episodes WHERE run_id = ? AND termination = 0",
@@ -327,16 +337,16 @@ def _end(
             message=message,
         )
         end.ended_at.FromNanoseconds(time.time_ns())
-        end_episode(connection, end)
+        end_episode(connection, end, tells)
     connection.execute(
         "UPDATE runs SET ended_at = ? WHERE run_id = ?", (time.time_ns(), record.run_id)
     )
     _change(connection, record, state, message)
 
 
-def end_episode(connection: sqlite3.Connection, end: EpisodeEnd) -> None:
-    """Writes the end of an episode down, for watchers and for the experience service, in the
-    caller's transaction.
+def end_episode(connection: sqlite3.Connection, end: EpisodeEnd, tells: bool = True) -> None:
+    """Writes the end of an episode down, for watchers and, unless it is not to be told, for the
+    experience service; in the caller's transaction.
     """
     key = (end.run_id, end.episode_index)
     connection.execute(
@@ -344,5 +354,6 @@ def end_episode(connection: sqlite3.Connection, end: EpisodeEnd) -> None:
         (end.termination, *key),
     )
     connection.execute("DELETE FROM checkpoints WHERE run_id = ? AND episode_index = ?", key)
-    append_item(connection, *key, ExperienceItem(episode_end=end))
+    if tells:
+        append_item(connection, *key, ExperienceItem(episode_end=end))
     append_event(connection, end.run_id, WatchRunResponse(episode_ended=end))

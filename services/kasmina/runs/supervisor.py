@@ -125,8 +125,10 @@ class Supervisor:
             asyncio.get_running_loop().call_later(pause_s, self._make_available, run_id)
             return
         message = f"the worker died {crashes} times at the same step, at last of: {crash}"
+        again = self._settings.wait_for_experience
         await self._until_written(
-            number, lambda: self._journal.runs.end(run_id, RUN_STATE_FAILED, message)
+            number,
+            lambda: self._journal.runs.end(run_id, RUN_STATE_FAILED, message, played_again=again),
         )
         keep = run.spec.keep_checkpoints
         await asyncio.to_thread(self._state.forget_work, run_id, keep_checkpoints=keep)

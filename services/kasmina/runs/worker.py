@@ -30,6 +30,7 @@ from kasmina.runs.caller_decider import CallerDecider
 from kasmina.runs.decider import Decider
 from kasmina.runs.disk import Disk
 from kasmina.runs.episode import Episode, EpisodeSetting
+from kasmina.runs.experience_client import ANSWER_S
 from kasmina.runs.introducer import Introducer
 from kasmina.runs.journal import Journal
 from kasmina.runs.plan_decider import PlanDecider
@@ -103,6 +104,7 @@ class Worker:
             self._journal,
             Disk(self._state.root, self._state.reserve, self._settings.min_free_bytes),
             lambda reason: line.report({"disk_full": reason}),
+            waits_for_experience=self._settings.wait_for_experience,
         )
 
     def work(self) -> None:
@@ -112,7 +114,10 @@ class Worker:
         with self._state.run_lock(run_id, _PREDECESSOR_PATIENCE_S):
             ending = self._ending()
             if ending is not None:
-                self._control.persist(lambda: runs.end(run_id, *ending), to_the_end=True)
+                again = self._settings.wait_for_experience
+                self._control.persist(
+                    lambda: runs.end(run_id, *ending, played_again=again), to_the_end=True
+                )
             run = runs.get(run_id)
             keep = run is not None and run.spec.keep_checkpoints
             self._state.forget_work(run_id, keep_checkpoints=keep)
@@ -155,6 +160,8 @@ class Worker:
             for episode_index in episode_indices(prepared.spec):
                 bind_call(run_id=run.run_id, episode=episode_index)
                 Episode(setting, episode_index).play()
+            # What was done last, too: before it is stored, the run is not completed.
+            self._control.await_experience()
 
     def _prepared(self, run: RunRecord, device: str, threads: int) -> Preparation:
         """The run, ready to be played. One that has begun waits for its data as for room on a disk:
@@ -178,7 +185,11 @@ class Worker:
     def _decider(self, spec: RunSpec, loop: BackgroundLoop, *, driven: bool) -> Decider:
         settings, line = self._settings, self._line
         experience = settings.channel(settings.experience)
-        introducer = Introducer(experience, settings.experience_timeout_s, loop)
+        patient, timeout_s = settings.wait_for_experience, settings.experience_timeout_s
+        if patient:
+            # A call that is given up may have been carried out: each one more is a higher fence.
+            timeout_s = max(timeout_s, ANSWER_S)
+        introducer = Introducer(experience, timeout_s, loop, self._control if patient else None)
         if driven:
             patience_s = settings.drive_patience_s
             return CallerDecider(line.report, line.inbox, introducer, self._control, patience_s)
@@ -192,9 +203,10 @@ class Worker:
             experience=experience,
             decision_timeout_s=spec.policy.decision_timeout.ToNanoseconds() / 1e9,
             policy_grace_s=settings.policy_grace_s,
-            experience_timeout_s=settings.experience_timeout_s,
+            experience_timeout_s=timeout_s,
             mode=spec.policy.mode,
-            deterministic=spec.policy.deterministic,
+            # An attempt that went on with WAIT would not be the same as the next one.
+            deterministic=spec.policy.deterministic or patient,
         )
         return RemoteDecider(neighbours, loop, self._control)
 

@@ -159,6 +159,9 @@ class Ledger:
                     episode_index=step_id.episode_index,
                     step=step_id.step,
                 )
+            if not episode.row["termination"]:
+                # Whoever plays it again is heard of before he comes to what is new.
+                self._touched[episode.row["id"]] = episode
             return
         if episode.is_forgotten and step_id.step < episode.row["next_step"]:
             return
@@ -193,7 +196,9 @@ class Ledger:
         )
 
     def _is_stored(self, episode: _Episode, transition: Transition) -> bool:
-        """Whether the stored step says the same in other bytes, as another release may write it."""
+        """Whether the stored step says the same: in other bytes, as another release may write it,
+        or at another time, as a trainer may that has lost its disk and plays the episode again.
+        """
         pending = (
             row.payload
             for row in self._rows
@@ -208,7 +213,7 @@ class Ledger:
                 )
             ).scalar_one()
         )
-        return Transition.FromString(payload) == transition
+        return _timeless(Transition.FromString(payload)) == _timeless(transition)
 
     def _enter_end(self, fence: int, end: EpisodeEnd) -> None:
         episode = self._episode(end.run_id, end.episode_index, fence)
@@ -223,6 +228,16 @@ class Ledger:
             )
         episode.end = end
         self._touched[episode.row["id"]] = episode
+
+
+def _timeless(transition: Transition) -> Transition:
+    """What happened, without when and how fast."""
+    same = Transition()
+    same.CopyFrom(transition)
+    same.ClearField("completed_at")
+    if same.HasField("facts"):  # to clear something of them makes them
+        same.facts.ClearField("duration")
+    return same
 
 
 def _refuse_what_does_not_fit(episode: _Episode, transition: Transition) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -73,9 +74,13 @@ class ExperienceServicer(ExperienceServiceServicer):
     async def BeginEpisode(
         self, request: BeginEpisodeRequest, context: Context
     ) -> BeginEpisodeResponse:
-        """Begin an episode, or begin it again."""
+        """Begin an episode, or begin it again; not where the call ends before that."""
         bind_call(run_id=request.run_id, episode=request.episode_index)
-        return await asyncio.to_thread(self._store.begin, request)
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(self._store.begin, request, given_up.is_set)
+        finally:
+            given_up.set()
 
     async def StreamTransitions(
         self, request_iterator: AsyncIterator[StreamTransitionsRequest], context: Context

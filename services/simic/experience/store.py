@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,13 +35,19 @@ class Rejection:
     error: LeylineError
 
 
+class GivenUp(Exception):
+    """Nobody waits for the answer any more; nothing was stored."""
+
+
 class ExperienceStore:
     """Episodes and their transitions. Every method blocks on the disk: call it from a thread."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def begin(self, request: BeginEpisodeRequest) -> BeginEpisodeResponse:
+    def begin(
+        self, request: BeginEpisodeRequest, is_given_up: Callable[[], bool] = lambda: False
+    ) -> BeginEpisodeResponse:
         """Begin an episode, or begin it again: every call raises the fence by one.
 
         The first call pins the version that decides, as ``simic.experience.pinning`` says, and what
@@ -53,6 +59,7 @@ class ExperienceStore:
         Raises:
             LeylineError: INVALID_ARGUMENT where the episode began with another shape, or must not
                 be played in its run; VERSION_NOT_READY, and the episode has not begun.
+            GivenUp: ``is_given_up`` said so in the end.
         """
         with self._database.write() as connection:
             row = _find_episode(connection, request.run_id, request.episode_index)
@@ -69,6 +76,9 @@ class ExperienceStore:
                 connection.execute(
                     update(episodes).where(episodes.c.id == row["id"]).values(values)
                 )
+            if is_given_up():
+                # Whoever gave up has asked again perhaps, and this fence would be above his.
+                raise GivenUp
         return BeginEpisodeResponse(
             fence=fence,
             policy_version=pinned.policy_version,

@@ -72,10 +72,13 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @asynccontextmanager
-async def draining(journal: Journal, address: str) -> AsyncIterator[None]:
+async def draining(
+    journal: Journal, address: str, *, is_awaited: bool = False
+) -> AsyncIterator[None]:
     """Drains for as long as the block lasts."""
     async with open_channel(ChannelSettings(address)) as channel:
-        drainer = Drainer(journal, ExperienceClient(channel), poll_interval_s=0.01)
+        client = ExperienceClient(channel)
+        drainer = Drainer(journal, client, poll_interval_s=0.01, is_awaited=is_awaited)
         task = asyncio.create_task(drainer.run())
         try:
             yield
@@ -112,6 +115,22 @@ async def test_an_episode_that_did_not_wait_for_its_version_is_recorded_without_
         await drained(journal, address)
     assert len(experience.episode("run", 0)) == 9
     assert [each.follows_registry for each in experience.introductions] == [True, False]
+
+
+async def test_where_a_run_waits_for_it_an_episode_is_left_to_whoever_began_it_last(
+    tmp_path: Path,
+) -> None:
+    journal = journal_with(tmp_path / "journal.sqlite3", steps=2, fence=1)
+    experience = Experience(fences={("run", 0): 2})
+    async with (
+        serving(experience) as address,
+        draining(journal, address, is_awaited=True),
+    ):
+        await until(lambda: journal.outbox.depth() == 0)
+    assert [reason for _, reason in journal.outbox.refused("run")] == ["STALE_FENCE"] * 3
+    assert not experience.introductions
+    assert not experience.transitions
+    journal.close()
 
 
 async def test_a_fence_that_is_known_is_used(tmp_path: Path) -> None:

@@ -231,6 +231,17 @@ def test_the_end_of_a_run_ends_the_episode_that_it_is_in(
     assert (end.termination, end.steps, end.message) == (termination, 1, "that is why")
 
 
+@pytest.mark.parametrize("state", [RUN_STATE_CANCELLED, RUN_STATE_FAILED])
+def test_a_failed_attempt_that_another_may_follow_leaves_the_episodes_end_to_that(
+    journal: Journal, state: int
+) -> None:
+    complete(journal, 0)
+    journal.runs.end("run", state, "that is why", played_again=True)  # type: ignore[arg-type]
+    assert journal.events.end_of("run", 0).message == "that is why"
+    items = [entry.item.WhichOneof("item") for entry in journal.outbox.head(10, 1 << 20)]
+    assert ("episode_end" in items) is (state == RUN_STATE_CANCELLED)
+
+
 def test_an_abandoned_run_is_cancelled_and_its_episode_abandoned(journal: Journal) -> None:
     journal.runs.end("run", RUN_STATE_CANCELLED, "nobody came", TERMINATION_ABANDONED)
     end = journal.outbox.head(10, 1 << 20)[-1].item.episode_end

@@ -303,6 +303,21 @@ async def test_a_deterministic_run_waits_for_both_neighbours_and_says_so(
     assert messages[2].startswith(f"waiting for the experience service at {experience_address}")
 
 
+async def test_a_deterministic_run_waits_for_a_service_that_does_not_know_it_yet(
+    journal: Journal, tmp_path: Path
+) -> None:
+    stranger = LeylineError(ErrorCode.UNAUTHENTICATED, problem="it knows no such token")
+    experience = Experience(pin="v7", refuse=lambda request: stranger)
+    async with (
+        serving(Policy(), experience) as address,
+        decider(journal, tmp_path, address, address, deterministic=True) as remote,
+    ):
+        begun = asyncio.create_task(asyncio.to_thread(remote.begin, terms()))
+        await until(lambda: begun.done() or len(experience.introductions) >= 2)
+        experience.refuse = lambda request: None
+        assert (await begun).policy_version == "v7"
+
+
 async def test_a_deterministic_run_asks_until_the_policy_answers(
     journal: Journal, tmp_path: Path
 ) -> None:

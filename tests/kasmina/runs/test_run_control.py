@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from google.rpc.status_pb2 import Status
 
 from kasmina.runs import run_control
 from kasmina.runs.disk import Disk, DiskFull
+from kasmina.runs.episode_log import Beginning
 from kasmina.runs.journal import Journal
-from kasmina.runs.run_control import RunCancelled, RunControl
+from kasmina.runs.outbox import Refusal
+from kasmina.runs.run_control import RunCancelled, RunControl, RunFailed
+from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
     RUN_STATE_PAUSED,
     RUN_STATE_RUNNING,
+    EpisodeBegan,
     RunSpec,
 )
+from leyline.v1.transition_pb2 import EpisodeEnd
 
 
 @pytest.fixture
@@ -102,3 +108,46 @@ def test_no_step_begins_once_the_end_was_asked_for(control: RunControl, journal:
     journal.runs.request_cancel("run", "stop")
     with pytest.raises(RunCancelled, match="stop"):
         control.before_step()
+
+
+@pytest.fixture
+def waiting(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunControl:
+    """The leave of a run that waits for each step to be stored, and has done something."""
+    monkeypatch.setattr(run_control, "_PAUSE_AFTER_S", 0.0)
+    beginning = Beginning("coin", False, None, SELECTION_MODE_SAMPLED, fence=1)
+    journal.episodes.begin(beginning, EpisodeBegan(), "run")
+    journal.episodes.end(EpisodeEnd(run_id="run"))
+    disk = Disk(tmp_path, tmp_path / "reserve", min_free_bytes=0)
+    return RunControl("run", journal, disk, lambda reason: None, waits_for_experience=True)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Has something happen while the run sleeps."""
+    monkeypatch.setattr("time.sleep", lambda seconds: happens())
+
+
+def test_a_run_says_that_it_waits_to_be_stored_and_then_goes_on(
+    waiting: RunControl, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, lambda: journal.outbox.settle([1]))
+    waiting.before_step()
+    told = [message for _, message in states(journal) if message]
+    assert told == ["waiting for the experience service to store what the run has done"]
+    assert states(journal)[-1] == (RUN_STATE_RUNNING, "")
+
+
+def test_a_run_that_is_to_be_stored_ends_where_it_is_refused(
+    waiting: RunControl, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = Refusal(1, "STALE_FENCE", Status())
+    meanwhile(monkeypatch, lambda: journal.outbox.settle([], [refusal]))
+    with pytest.raises(RunFailed, match="another trainer has begun the episode since"):
+        waiting.before_step()
+
+
+def test_a_run_that_waits_to_be_stored_can_be_cancelled(
+    waiting: RunControl, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, lambda: journal.runs.request_cancel("run", "enough"))
+    with pytest.raises(RunCancelled):
+        waiting.before_step()

@@ -10,12 +10,15 @@ import pytest
 from tests.kasmina.neighbours import Experience, Policy, serving, until
 from tests.kasmina.running import kasmina, simulated_spec, small_spec
 
+from chassis.errors import ErrorCode, LeylineError
 from kasmina.runs.fault import VARIABLE, Point
 from leyline.indices import episode_indices
+from leyline.v1.experience_pb2 import ExperienceItem
 from leyline.v1.trainer_pb2 import (
     RUN_STATE_CANCELLED,
     RUN_STATE_COMPLETED,
     RUN_STATE_FAILED,
+    RUN_STATE_PAUSED,
     CancelRunRequest,
     Run,
     RunSpec,
@@ -74,6 +77,7 @@ async def test_killed_at_every_point_of_a_step_a_run_is_bit_for_bit_the_uninterr
     assert not list((tmp_path / "state" / "checkpoints").rglob("*.safetensors"))
 
 
+@pytest.mark.lengthy
 async def test_trainers_that_share_a_run_play_the_episodes_of_one(tmp_path: Path) -> None:
     def share(first: int, stride: int, episodes: int) -> RunSpec:
         spec = simulated_spec(episodes=episodes)
@@ -103,6 +107,7 @@ async def test_trainers_that_share_a_run_play_the_episodes_of_one(tmp_path: Path
         assert without_clocks(together.transitions[key]) == without_clocks(transition)
 
 
+@pytest.mark.lengthy
 async def test_a_run_outlives_the_service_and_its_worker_dies_with_it(tmp_path: Path) -> None:
     policy, experience = Policy(), Experience()
     spec = small_spec(horizon=40, episodes=2)
@@ -124,6 +129,7 @@ async def test_a_run_outlives_the_service_and_its_worker_dies_with_it(tmp_path: 
     assert len(policy.asked) <= 81
 
 
+@pytest.mark.lengthy
 async def test_a_worker_that_always_dies_at_the_same_step_fails_the_run_and_not_the_next(
     tmp_path: Path,
 ) -> None:
@@ -147,6 +153,31 @@ async def test_a_worker_that_always_dies_at_the_same_step_fails_the_run_and_not_
     assert "2 times" in doomed.status_message
     assert "IsADirectoryError" in doomed.status_message
     assert after.state == RUN_STATE_COMPLETED
+
+
+async def test_a_run_that_waits_to_be_stored_is_not_completed_before_its_end_is(
+    tmp_path: Path,
+) -> None:
+    def away_at_the_end(item: ExperienceItem) -> LeylineError | None:
+        last = item.transition.terminal or item.HasField("episode_end")
+        return LeylineError(ErrorCode.DATABASE_UNAVAILABLE) if last else None
+
+    experience = Experience(reject=away_at_the_end)
+    waits = {"LEYLINE_KASMINA_WAIT_FOR_EXPERIENCE": "true"}
+    async with (
+        serving(Policy(), experience) as neighbours,
+        kasmina(tmp_path, neighbours, neighbours, waits) as service,
+    ):
+        await service.start_run("last", simulated_spec())
+        async for event in service.watch("last"):
+            if event.state_changed.state in (RUN_STATE_PAUSED, RUN_STATE_COMPLETED):
+                break
+        assert event.state_changed.state == RUN_STATE_PAUSED
+        assert "to store what the run has done" in event.state_changed.message
+        experience.reject = lambda item: None
+        events = await service.finish("last")
+        assert events[-1].state_changed.state == RUN_STATE_COMPLETED
+        assert experience.ends["last", 0].termination == TERMINATION_HORIZON
 
 
 async def test_a_cancelled_run_ends_after_its_interval_and_keeps_what_it_has(
