@@ -23,6 +23,11 @@ PYPROJECT = HERE.parent / "pyproject.toml"
 DIGEST = "# resolved from sha256:"
 EVERY_PYTHON = ("--universal", "--python-version=3.11")
 OF_THE_LOCK = (*EVERY_PYTHON, f"--constraints={HERE / 'lock.txt'}")
+BESIDE_TAMIYO = (
+    *EVERY_PYTHON,
+    f"--constraints={HERE / 'tamiyo.txt'}",
+    f"--constraints={HERE / 'build.txt'}",
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,11 @@ LOCKS = (
         extras=("test",),
         build=True,
     ),
-    Lock("client", "The command line, with its pictures; a subset of lock.txt.", extras=("plot",)),
+    Lock(
+        "client",
+        "The command line, with its pictures and certificates; a subset of lock.txt.",
+        extras=("plot", "certs"),
+    ),
     Lock("kasmina", "The Kasmina service; a subset of lock.txt.", extras=("kasmina",)),
     Lock("tamiyo", "The Tamiyo service; a subset of lock.txt.", extras=("tamiyo",)),
     Lock("simic", "The Simic service; a subset of lock.txt.", extras=("simic",)),
@@ -124,12 +133,20 @@ LOCKS = (
         project=False,
         only=("torch",),
     ),
+    Lock(
+        "installer",
+        "What installs the other locks here; a subset of lock.txt.",
+        project=False,
+        only=("uv",),
+    ),
     Lock("build", "What builds the package; a subset of lock.txt.", project=False, build=True),
     # Other servers of models, which `make bench` compares Tamiyo with. Each gets an environment of
-    # its own, and the versions of lock.txt wherever both need the same package.
+    # its own, with the versions that Tamiyo has wherever both need the same package; what only our
+    # tests need may be there in another one.
     Lock(
         "mlserver",
         "MLServer beside Tamiyo.",
+        options=BESIDE_TAMIYO,
         extras=("tamiyo",),
         build=True,
         only=("mlserver==1.7.1",),
@@ -137,6 +154,7 @@ LOCKS = (
     Lock(
         "ray",
         "Ray Serve beside Tamiyo.",
+        options=BESIDE_TAMIYO,
         extras=("tamiyo",),
         build=True,
         only=("ray[serve-grpc]==2.60.0",),

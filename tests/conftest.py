@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import structlog
@@ -12,6 +13,9 @@ from hypothesis import settings
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "desk")
+
+# The token of this machine's user is not for tests, nor would a test's be for him.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="leyline-state-")
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from leyline.channel import is_loopback
+
 # sockaddr_un.sun_path on Linux, less its closing NUL.
 _LONGEST_UNIX_PATH = 107
 
@@ -60,13 +62,7 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it: 127.0.0.0/8, ::1, localhost, a Unix socket."""
-        if self.path is not None or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            # Any other name may resolve to anything, also tomorrow to something else than today.
-            return False
+        return self.path is not None or is_loopback(self.host)
 
     def with_port(self, port: int) -> Address:
         """Give the same address with the port that the kernel chose."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
 
 from chassis import tls
-from chassis.logging import REQUEST_ID, bound_fact
+from chassis.logging import REQUEST_ID, bound_fact, get_logger
+from chassis.process import ConfigurationError
 from chassis.status import RemoteError
 from chassis.transport import Transport
+from leyline.channel import NO_CREDENTIALS, Credentials, CredentialsError, FileChannel
 
 REQUEST_ID_KEY = "x-request-id"
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,30 +26,39 @@ class ChannelSettings:
 
     Attributes:
         target: HOST:PORT, unix:/path, or any other target of gRPC's, such as dns:///name:port.
-        ca: PEM certificates to trust; None calls in plain text.
-        certificate: PEM certificate to show, or None.
-        key: its private key, or None.
+        credentials: whom to trust, and what to show.
         transport: sizes and keepalive; the same as the server's.
     """
 
     target: str
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    credentials: Credentials = NO_CREDENTIALS
     transport: Transport = field(default_factory=Transport)
 
 
 def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
     """Open a channel; it connects by itself, now and after every loss, within two seconds.
 
+    Its files may be replaced while it is open: calls that begin later go by what they hold then,
+    and the log says so, or why not.
+
     Raises:
-        ConfigurationError: a certificate cannot be used.
+        ConfigurationError: a certificate or the token cannot be used.
     """
+
+    def told(problem: Exception | None) -> None:
+        if problem is None:
+            _log.info("credentials read", target=settings.target)
+        else:
+            _log.error("credentials not read", target=settings.target, problem=str(problem))
+
+    credentials = settings.credentials
+    if credentials.ca is not None:
+        tls.check(credentials.ca, credentials.certificate, credentials.key)
     options = settings.transport.channel_options()
-    if settings.ca is None:
-        return grpc.aio.insecure_channel(settings.target, options=options)
-    credentials = tls.channel_credentials(settings.ca, settings.certificate, settings.key)
-    return grpc.aio.secure_channel(settings.target, credentials, options=options)
+    try:
+        return FileChannel(settings.target, credentials, options, told)
+    except CredentialsError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 async def wait_ready(channel: grpc.aio.Channel, target: str, timeout_s: float) -> None:

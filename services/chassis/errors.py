@@ -48,6 +48,13 @@ class ErrorCode(Enum):
     METHOD_NOT_IMPLEMENTED = ErrorSpec(
         StatusCode.UNIMPLEMENTED, "{method} is not implemented by this server"
     )
+    UNAUTHENTICATED = ErrorSpec(
+        StatusCode.UNAUTHENTICATED, "this server wants to know who calls: {problem}"
+    )
+    SCOPE_MISSING = ErrorSpec(
+        StatusCode.PERMISSION_DENIED,
+        "{method} is not for the token of {caller!r}, whose scopes are: {given}",
+    )
 
     # Runs and episodes
     RUN_NOT_FOUND = ErrorSpec(StatusCode.NOT_FOUND, "there is no run {run_id!r}")
@@ -165,6 +172,16 @@ class ErrorCode(Enum):
         StatusCode.RESOURCE_EXHAUSTED,
         "the server has {limit} calls open already, and takes no more at once",
         retry_after_s=0.5,
+    )
+    TOO_MANY_CALLS_OF_CALLER = ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED,
+        "{caller} has {limit} calls open already, and is let have no more at once",
+        retry_after_s=0.5,
+    )
+    CALLER_TOO_FAST = ErrorSpec(
+        StatusCode.RESOURCE_EXHAUSTED,
+        "{caller} calls more often than {limit} times a second",
+        retry_after_s=1.0,
     )
     DISK_FULL = ErrorSpec(
         StatusCode.RESOURCE_EXHAUSTED,

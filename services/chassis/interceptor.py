@@ -1,7 +1,9 @@
 """What happens around every call, once: an id, log context, validation, translation of errors.
 
 Handlers become coroutines that write their responses: gRPC leaves an abandoned async generator to
-the garbage collector, while a coroutine of ours closes it at once when the client goes away.
+the garbage collector, while a coroutine of ours closes it at once when the client goes away. To
+gRPC all of them take streams: it would wait for the message of any other call, for as long as the
+client likes, and parse it, before anybody could ask whose call it is.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import inspect
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -20,6 +22,8 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from chassis import validation
+from chassis.access import Tokens
+from chassis.callers import CallerLimits, host_of, network_of
 from chassis.channel import REQUEST_ID_KEY
 from chassis.drain import Drain
 from chassis.errors import ErrorCode, LeylineError, Violation
@@ -35,6 +39,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 Check: TypeAlias = Callable[[Any], None]
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
 
 _NO_MESSAGE = object()
@@ -48,22 +53,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Surrounds every call of a server."""
 
     def __init__(
-        self, drain: Drain, metrics: CallMetrics, default_deadline_s: float, limit: int
+        self,
+        drain: Drain,
+        metrics: CallMetrics,
+        tokens: Tokens | None,
+        callers: CallerLimits,
+        default_deadline_s: float,
     ) -> None:
         """Take what the server knows.
 
         Args:
             drain: ends request streams when the server stops.
             metrics: counts calls.
-            default_deadline_s: seconds for a unary call that came without a deadline.
-            limit: calls that may be open at once. grpc.aio's own limit cannot say when to try
-                again, and rises with every call that it refuses (by its code of 1.74).
+            tokens: who may call what; None: whoever reaches the server, everything.
+            callers: limits what each of them, and all of them together, ask for.
+            default_deadline_s: seconds for a unary call that came without a deadline, and for the
+                one message of a call that takes one.
         """
         self._drain = drain
         self._metrics = metrics
+        self._tokens = tokens
+        self._callers = callers
         self._default_deadline_s = default_deadline_s
-        self._limit = limit
-        self._open = 0
 
     async def intercept_service(
         self,
@@ -75,19 +86,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return None if handler is None else self._wrapped(handler, handler_call_details.method)
 
     def _wrapped(self, handler: Handler, method: str) -> Handler:
-        make, behaviour = _parts(handler)
+        behaviour = _behaviour(handler)
         if not (inspect.isasyncgenfunction(behaviour) or inspect.iscoroutinefunction(behaviour)):
             behaviour = _not_implemented(method, behaviour)
 
         check = _check_bytes if getattr(behaviour, _CHECKS_ITSELF, False) else _check
 
-        async def respond(request: Any, context: Context) -> Any:
+        async def respond(requests: Any, context: Context) -> Any:
             async with self._call(handler, method, context), self._deadline(handler, context):
-                return await behaviour(self._incoming(handler, request, check), context)
+                incoming = await self._incoming(handler, requests, context, check)
+                return await behaviour(incoming, context)
 
-        async def stream(request: Any, context: Context) -> None:
+        async def stream(requests: Any, context: Context) -> None:
             async with self._call(handler, method, context):
-                incoming = self._incoming(handler, request, check)
+                async with self._deadline(handler, context):
+                    incoming = await self._incoming(handler, requests, context, check)
                 if not inspect.isasyncgenfunction(behaviour):
                     await behaviour(incoming, context)
                     return
@@ -95,17 +108,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async for response in responses:
                         await context.write(response)
 
-        return make(
-            stream if handler.response_streaming else respond,
-            request_deserializer=_lenient(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        parse, write = _lenient(handler.request_deserializer), handler.response_serializer
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, parse, write)
+        return grpc.stream_unary_rpc_method_handler(respond, parse, write)
 
-    def _incoming(self, handler: Handler, request: Any, check: Check) -> Any:
-        """Give the request, or the stream of requests, checked."""
+    async def _incoming(
+        self, handler: Handler, requests: Any, context: Context, check: Check
+    ) -> Any:
+        """Give the stream of requests, or the only one of a call that takes one, checked."""
         if handler.request_streaming:
-            return self._incoming_stream(request, check)
-        check(request)
+            return self._incoming_stream(requests, check)
+        request = await context.read()
+        check(_NO_MESSAGE if request is grpc.aio.EOF else request)
         return request
 
     async def _incoming_stream(
@@ -118,7 +133,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _call(self, handler: Handler, method: str, context: Context) -> AsyncIterator[None]:
         """Log and count the call, and be the one place where an exception becomes a status."""
-        request_id = _request_id(context)
+        metadata = context.invocation_metadata() or ()
+        request_id = _request_id(metadata)
         # The call's task has a context of its own, so nothing of this outlives it.
         structlog.contextvars.bind_contextvars(**{REQUEST_ID: request_id, "method": method})
         started, code = time.monotonic(), grpc.StatusCode.OK
@@ -127,13 +143,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             streams_in=handler.request_streaming,
             streams_out=handler.response_streaming,
         )
-        # A full server is alive, and whoever restarts those that are not must hear so.
-        admitted = self._open < self._limit or method == _HEALTH_CHECK
-        self._open += admitted
         try:
-            if not admitted:
-                raise LeylineError(ErrorCode.TOO_MANY_CALLS, limit=self._limit)
-            yield
+            with self._admitted(method, metadata, context):
+                yield
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
             raise
@@ -149,11 +161,32 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = said.code.spec.status
             await _abort(context, said, request_id)
         finally:
-            self._open -= admitted
             seconds, name = time.monotonic() - started, getattr(code, "name", str(code))
             self._metrics.ended(labels, name, seconds)
-            log = _log.debug if code is grpc.StatusCode.OK else _log.info
-            log("call", code=name, duration_ms=round(seconds * 1000, 3))
+            facts = {"code": name, "duration_ms": round(seconds * 1000, 3)}
+            if code is grpc.StatusCode.OK:
+                _log.debug("call", **facts)
+            else:
+                _log.info("call", **facts, peer=host_of(context.peer()))
+
+    def _admitted(
+        self, method: str, metadata: Metadata, context: Context
+    ) -> AbstractContextManager[None]:
+        """What counts the call as its caller's while it is open: by the token, or else by where it
+        comes from.
+
+        Raises:
+            LeylineError: the call is not for him.
+        """
+        if method == _HEALTH_CHECK:
+            # A full server is alive, and whoever restarts those that are not must hear so.
+            return nullcontext()
+        if self._tokens is None:
+            return self._callers.call(network_of(host_of(context.peer())))
+        caller = self._tokens.admit(method, metadata, context.auth_context)
+        return (
+            self._callers.strangers_watch() if caller is None else self._callers.call(caller.name)
+        )
 
     @asynccontextmanager
     async def _deadline(self, handler: Handler, context: Context) -> AsyncIterator[None]:
@@ -201,15 +234,14 @@ def _check_bytes(request: Any) -> None:
         raise LeylineError(ErrorCode.INVALID_ARGUMENT, violations=(Violation("", problem),))
 
 
-def _parts(handler: Handler) -> tuple[Callable[..., Handler], Callable[..., Any]]:
-    """Give the function that makes a handler of this kind, and the servicer's own method."""
-    kinds: dict[tuple[bool, bool], tuple[Callable[..., Handler], Any]] = {
-        (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
-        (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
-        (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
-        (True, True): (grpc.stream_stream_rpc_method_handler, handler.stream_stream),
-    }
-    return kinds[handler.request_streaming, handler.response_streaming]
+def _behaviour(handler: Handler) -> Callable[..., Any]:
+    """Give the servicer's own method."""
+    found: Callable[..., Any] | None = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    if found is None:
+        raise TypeError("a handler without a method")
+    return found
 
 
 def _not_implemented(method: str, behaviour: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,8 +259,8 @@ def _not_implemented(method: str, behaviour: Callable[..., Any]) -> Callable[...
     return refuse
 
 
-def _request_id(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _request_id(metadata: Metadata) -> str:
+    for key, value in metadata:
         if (
             key == REQUEST_ID_KEY
             and isinstance(value, str)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import socketserver
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from http import HTTPStatus
@@ -23,7 +24,7 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from chassis import tls
@@ -34,8 +35,9 @@ from chassis.process import StartupError
 
 # From a decision of a built-in policy to an episode's stream.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600)
-# Seconds that a client may say nothing, and scrapes at a time.
-_SILENCE_S = 10.0
+# Seconds that a client may say nothing, and scrapes at a time. A scraper has all to say at once;
+# whoever says nothing keeps a place from it.
+_SILENCE_S = 2.0
 _SCRAPES = 8
 _STOP_POLL_S = 0.05
 
@@ -73,6 +75,28 @@ class Guarded(Collector):
             _log.warning("metrics missing", collector=type(self._inner).__name__, exc_info=error)
             return
         yield from found
+
+
+class DiskMetrics(Collector):
+    """Room on the disk of the folder in which a service keeps its state."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at ``folder`` at each scrape."""
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Give what is free for this process, and the size of all."""
+        usage = shutil.disk_usage(self._folder)
+        yield GaugeMetricFamily(
+            "leyline_disk_free_bytes",
+            "Bytes that are free on the disk of the state folder.",
+            value=usage.free,
+        )
+        yield GaugeMetricFamily(
+            "leyline_disk_size_bytes",
+            "Bytes of the disk of the state folder.",
+            value=usage.total,
+        )
 
 
 class CallMetrics:
@@ -171,17 +195,17 @@ class MetricsEndpoint:
             StartupError: the address cannot be bound for another reason.
             ConfigurationError: a certificate cannot be used.
         """
-        context = None if self._files is None else tls.server_context(*self._files)
+        context_of = None if self._files is None else tls.server_contexts(*self._files)
         refuse_unbindable(self.address, remedy)
         try:
-            self._server = _HttpServer(bindable(self.address), self._registry, context)
+            self._server = _HttpServer(bindable(self.address), self._registry, context_of)
         except (OSError, UnicodeError) as error:
             # Somebody was quicker in the moment since the question.
             raise StartupError(f"cannot listen on {self.address}: {error}; {remedy}") from None
         self.address = self.address.with_port(self._server.server_address[1])
         serve = partial(self._server.serve_forever, poll_interval=_STOP_POLL_S)
         threading.Thread(target=serve, name="metrics", daemon=True).start()
-        _log.info("metrics", address=str(self.address), tls=context is not None)
+        _log.info("metrics", address=str(self.address), tls=context_of is not None)
 
     def stop(self) -> None:
         """Stop listening; waits for a fraction of a second."""
@@ -209,19 +233,30 @@ class _HttpServer(socketserver.ThreadingTCPServer):
     request_queue_size = _SCRAPES
 
     def __init__(
-        self, address: Address, registry: CollectorRegistry, context: ssl.SSLContext | None
+        self,
+        address: Address,
+        registry: CollectorRegistry,
+        context_of: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         found: Any = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         self.address_family, *_, name = found[0]
-        self._context = context
+        self._context_of = context_of
         self._places = threading.Semaphore(_SCRAPES)
         super().__init__(name, _Handler.factory(registry))
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is a place for one more; whoever finds none is hung up on."""
         return self._places.acquire(blocking=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # There is no thread that would do it.
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -230,12 +265,12 @@ class _HttpServer(socketserver.ThreadingTCPServer):
             self._places.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        if self._context is None:
+        if self._context_of is None:
             super().finish_request(request, client_address)
             return
         # In the connection's own thread: one that says nothing keeps nobody else waiting.
         request.settimeout(_SILENCE_S)
-        with self._context.wrap_socket(request, server_side=True) as secured:
+        with self._context_of().wrap_socket(request, server_side=True) as secured:
             super().finish_request(secured, client_address)
             # Says that this was all; who is gone need not hear it.
             with suppress(OSError):

@@ -62,7 +62,10 @@ Settings = TypeVar("Settings", bound=LogSettings)
 
 
 def main(
-    service: str, settings: Callable[[], Settings], serve: Callable[[Settings], Awaitable[None]]
+    service: str,
+    settings: Callable[[], Settings],
+    serve: Callable[[Settings], Awaitable[None]],
+    stopped: ExitCode = ExitCode.OK,
 ) -> ExitCode:
     """Run a service until it ends or a signal ends it.
 
@@ -74,6 +77,7 @@ def main(
         service: its name in logs and messages.
         settings: loads them; a module that is slow to import is best imported here.
         serve: the service.
+        stopped: the exit code where a signal ends it.
 
     Returns:
         The exit code. Everything worth saying has been said on standard error.
@@ -84,9 +88,9 @@ def main(
     try:
         loaded = settings()
         configure(service, loaded.log_level, loaded.log_format)
-        return asyncio.run(_until_signalled(serve, loaded))
+        return asyncio.run(_until_signalled(serve, loaded, stopped))
     except _Stopped:
-        return ExitCode.OK
+        return stopped
     except Exception as error:
         return _explain(service, error)
 
@@ -100,7 +104,7 @@ def _stop_before_the_loop(_number: int, _frame: FrameType | None) -> None:
 
 
 async def _until_signalled(
-    serve: Callable[[Settings], Awaitable[None]], settings: Settings
+    serve: Callable[[Settings], Awaitable[None]], settings: Settings, stopped: ExitCode
 ) -> ExitCode:
     task = asyncio.ensure_future(serve(settings))
     loop = asyncio.get_running_loop()
@@ -119,6 +123,7 @@ async def _until_signalled(
     except asyncio.CancelledError:
         if not signalled:
             raise
+        return stopped
     return ExitCode.OK
 
 

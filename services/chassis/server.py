@@ -15,9 +15,12 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from prometheus_client.registry import Collector
 
 from chassis import health, tls
+from chassis.access import Tokens
 from chassis.address import Address
 from chassis.binding import bindable, refuse_unbindable
+from chassis.callers import STRANGERS_WATCHES, CallerLimits
 from chassis.drain import Drain
+from chassis.expiry import CertificateEnds
 from chassis.interceptor import CallInterceptor
 from chassis.logging import get_logger
 from chassis.metrics import CallMetrics, Guarded, MetricsEndpoint, new_registry
@@ -46,12 +49,18 @@ class Server:
         Args:
             settings: where and how to serve.
             services: full names of the services, for health and reflection.
+
+        Raises:
+            ConfigurationError: a certificate, or the list of tokens, cannot be used.
         """
         self._settings = settings
         self._health = health.Health(services)
         self._stop_asked = asyncio.Event()
         self.drain = Drain()
         self.metrics = new_registry()
+        if settings.speaks_tls or settings.peer_ca is not None:
+            files = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+            self.metrics.register(CertificateEnds(tls.ends(*files, settings.peer_ca)))
         self.address = settings.listen
         self._endpoint = (
             None
@@ -69,12 +78,22 @@ class Server:
                 CallInterceptor(
                     self.drain,
                     CallMetrics(self.metrics),
+                    None
+                    if settings.tokens is None
+                    else Tokens(settings.tokens, certified=settings.tls_client_ca is not None),
+                    CallerLimits(
+                        settings.calls_per_s_per_caller,
+                        settings.max_concurrent_rpcs_per_caller or settings.max_concurrent_rpcs,
+                        settings.max_concurrent_rpcs,
+                    ),
                     settings.default_deadline_s,
-                    settings.max_concurrent_rpcs,
                 )
             ],
             options=settings.transport.server_options(
-                settings.max_connection_age_s, settings.max_connection_age_grace_s
+                settings.max_connection_age_s,
+                settings.max_connection_age_grace_s,
+                # More than may be open: who asks for too much is told so, and does not just wait.
+                settings.max_concurrent_rpcs + STRANGERS_WATCHES,
             ),
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
@@ -133,7 +152,13 @@ class Server:
             self._endpoint.start(self._remedy("metrics_listen"))
         try:
             await self.grpc.start()
-            _log.info("listening", address=str(self.address), tls=self._settings.speaks_tls)
+            _log.info(
+                "listening",
+                address=str(self.address),
+                tls=self._settings.speaks_tls,
+                asks_for_tokens=self._settings.tokens is not None,
+                asks_for_certificates=self._settings.tls_client_ca is not None,
+            )
             if self._settings.port_file is not None:
                 _write_whole(self._settings.port_file, f"{self.address}\n")
         except BaseException:

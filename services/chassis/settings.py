@@ -20,6 +20,7 @@ from chassis.channel import ChannelSettings
 from chassis.logging import LogFormat, LogLevel
 from chassis.process import ConfigurationError
 from chassis.transport import DEFAULT_MESSAGE_BYTES, LEAST_KEEPALIVE_S, Transport
+from leyline.channel import CA, CERTIFICATE, KEY, TOKEN, TOKENS, Credentials
 
 
 def _address(value: object) -> Address:
@@ -68,18 +69,28 @@ class ServerSettings(BaseSettings):
         listen: HOST:PORT, [IPV6]:PORT or unix:/absolute/path; port 0 lets the kernel choose.
         metrics_listen: HOST:PORT or [IPV6]:PORT, where ``GET /metrics`` answers Prometheus, over
             HTTPS where gRPC speaks TLS; unset: nowhere.
-        insecure: allow plain text on an address that other machines reach.
+        insecure: allow plain text, or calls of whoever comes, on an address that other machines
+            reach.
+        credentials: folder that ``leyline certs`` made for this server: each of the six below that
+            is unset is the file of it.
         tls_certificate: PEM chain that this server shows; with ``tls_key`` it speaks TLS only.
         tls_key: PEM private key of the certificate.
         tls_client_ca: PEM certificates; given, clients must show one that these have signed.
+        tokens: file of the tokens that callers may show, as ``chassis.access`` reads it; unset:
+            whoever reaches the server may call everything.
+        peer_token: file with the token that this server shows to those that it calls.
         peer_ca: PEM certificates that sign the servers which this one calls; given, it calls them
             over TLS and shows them its own certificate.
         max_message_bytes: largest message in either direction.
         drain_grace_s: seconds that open calls have to end after SIGTERM.
         max_connection_age_s: seconds after which clients have to connect anew.
         max_connection_age_grace_s: seconds that calls on an old connection may go on.
-        max_concurrent_rpcs: calls open at once, health watches included; more are refused, but for
-            health checks.
+        max_concurrent_rpcs: calls open at once; more are refused, but for health checks. Where the
+            server takes tokens, 32 watches of health by callers without one come on top.
+        max_concurrent_rpcs_per_caller: the same for one caller, by its token or else its address;
+            unset: as many as the server takes.
+        calls_per_s_per_caller: calls that one caller may begin in a second, on average over two;
+            messages on a stream are not counted; 0: any number.
         default_deadline_s: seconds for a unary call whose client gave no deadline.
         keepalive_s: seconds of silence after which a connection is probed.
         keepalive_timeout_s: seconds to wait for the answer.
@@ -93,15 +104,20 @@ class ServerSettings(BaseSettings):
     listen: ListenAddress
     metrics_listen: MetricsAddress = None
     insecure: bool = False
+    credentials: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tokens: Path | None = None
+    peer_token: Path | None = None
     peer_ca: Path | None = None
     max_message_bytes: int = Field(default=DEFAULT_MESSAGE_BYTES, ge=64 * 1024, le=64 * 1024 * 1024)
     drain_grace_s: float = Field(default=10.0, ge=0, le=3600)
     max_connection_age_s: float = Field(default=1800.0, ge=1, le=86400)
     max_connection_age_grace_s: float = Field(default=3600.0, ge=0, le=86400)
     max_concurrent_rpcs: int = Field(default=1024, ge=1, le=100_000)
+    max_concurrent_rpcs_per_caller: int | None = Field(default=None, ge=1, le=100_000)
+    calls_per_s_per_caller: float = Field(default=0.0, ge=0, le=1_000_000)
     default_deadline_s: float = Field(default=60.0, gt=0, le=3600)
     keepalive_s: float = Field(default=30.0, ge=LEAST_KEEPALIVE_S, le=3600)
     keepalive_timeout_s: float = Field(default=10.0, ge=1, le=600)
@@ -132,11 +148,32 @@ class ServerSettings(BaseSettings):
         """Give the settings of a channel from this server to another one at ``target``."""
         return ChannelSettings(
             target=target,
-            ca=self.peer_ca,
-            certificate=self.tls_certificate if self.peer_ca else None,
-            key=self.tls_key if self.peer_ca else None,
+            credentials=Credentials(
+                ca=self.peer_ca,
+                certificate=self.tls_certificate if self.peer_ca else None,
+                key=self.tls_key if self.peer_ca else None,
+                token=self.peer_token,
+            ),
             transport=self.transport,
         )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _files_of_the_folder(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not given.get("credentials"):
+            return given
+        folder = Path(given["credentials"])
+        token = folder / TOKEN
+        found = {
+            "tls_certificate": folder / CERTIFICATE,
+            "tls_key": folder / KEY,
+            "tls_client_ca": folder / CA,
+            "peer_ca": folder / CA,
+            "tokens": folder / TOKENS,
+            # Who calls nobody has none.
+            **({"peer_token": token} if token.exists() else {}),
+        }
+        return {**found, **given}
 
     @model_validator(mode="after")
     def _certificate_and_key_together(self) -> Self:
@@ -172,6 +209,17 @@ class ServerSettings(BaseSettings):
                     f"set {self.variable('tls_certificate')} and {self.variable('tls_key')}, "
                     "or allow it with --insecure"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _other_machines_are_asked_who_they_are(self) -> Self:
+        asked = self.tokens is not None or self.tls_client_ca is not None
+        if not (asked or self.insecure or self.listen.is_loopback):
+            raise ValueError(
+                f"{self.variable('listen')}={self.listen} would take calls of whoever reaches it;"
+                f" set {self.variable('tokens')} or {self.variable('tls_client_ca')}, or allow it"
+                " with --insecure"
+            )
         return self
 
 

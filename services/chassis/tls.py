@@ -7,11 +7,32 @@ known of the files is said here, by name.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 
+from chassis import expiry
+from chassis.logging import get_logger
 from chassis.process import ConfigurationError
+from leyline.renewal import Renewed
+
+Made = TypeVar("Made")
+
+_log = get_logger(__name__)
+
+
+def _renewed(
+    certificate: Path, key: Path, client_ca: Path | None, make: Callable[[], Made]
+) -> Renewed[Made]:
+    def told(_made: Made | None, error: Exception | None) -> None:
+        if error is None:
+            _log.info("certificates read")
+        else:
+            _log.error("certificates not read", problem=str(error))
+
+    return Renewed((certificate, key, client_ca), make, ConfigurationError, told)
 
 
 def server_credentials(
@@ -19,43 +40,87 @@ def server_credentials(
 ) -> grpc.ServerCredentials:
     """Read a server's certificate and key; with ``client_ca``, clients must show theirs.
 
-    Raises:
-        ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
-    """
-    chain = _key_pair(certificate, key)
-    return grpc.ssl_server_credentials(
-        [chain],
-        root_certificates=_authorities(client_ca) if client_ca else None,
-        require_client_auth=client_ca is not None,
-    )
-
-
-def server_context(certificate: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    """Read the same for a server that speaks TLS by the standard library.
+    Files that are replaced later count from the next connection on.
 
     Raises:
         ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
     """
-    _key_pair(certificate, key)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    if client_ca is not None:
-        _authorities(client_ca)
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+
+    def configuration() -> Any:
+        authorities = _authorities(client_ca) if client_ca else None
+        pair = _key_pair(certificate, key)
+        expiry.warn(certificate, pair[1])
+        if client_ca is not None and authorities is not None:
+            expiry.warn(client_ca, authorities)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
+
+    renewed = _renewed(certificate, key, client_ca, configuration)
+    first = last = renewed.now()
+
+    def changed() -> Any:
+        nonlocal last
+        before, last = last, renewed.now()
+        # None says that nothing has.
+        return None if last is before else last
+
+    return grpc.dynamic_ssl_server_credentials(first, changed, client_ca is not None)
 
 
-def channel_credentials(
-    ca: Path, certificate: Path | None, key: Path | None
-) -> grpc.ChannelCredentials:
-    """Read the authorities that a client trusts, and the certificate that it shows, if any.
+def server_contexts(
+    certificate: Path, key: Path, client_ca: Path | None
+) -> Callable[[], ssl.SSLContext]:
+    """Read the same for a server that speaks TLS by the standard library; what gives the context
+    of a connection.
 
     Raises:
         ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
     """
-    own_key, own_chain = _key_pair(certificate, key) if certificate and key else (None, None)
-    return grpc.ssl_channel_credentials(_authorities(ca), own_key, own_chain)
+
+    def made() -> ssl.SSLContext:
+        _key_pair(certificate, key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        if client_ca is not None:
+            _authorities(client_ca)
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return _renewed(certificate, key, client_ca, made).now
+
+
+def ends(
+    certificate: Path | None, key: Path | None, client_ca: Path | None, peer_ca: Path | None
+) -> Callable[[], Mapping[str, float]]:
+    """Read a server's files; what gives the ends of their certificates, by the names of its
+    settings, in seconds since 1970. Files that cannot be used change nothing, as they change
+    nothing for the server.
+
+    Raises:
+        ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
+    """
+
+    def found() -> Mapping[str, float]:
+        shown = _key_pair(certificate, key)[1] if certificate and key else None
+        contents = {
+            "tls_certificate": shown,
+            "tls_client_ca": _authorities(client_ca) if client_ca else None,
+            "peer_ca": _authorities(peer_ca) if peer_ca else None,
+        }
+        return {name: expiry.first_end(pem) for name, pem in contents.items() if pem is not None}
+
+    return Renewed((certificate, key, client_ca, peer_ca), found, ConfigurationError).now
+
+
+def check(ca: Path, certificate: Path | None, key: Path | None) -> None:
+    """Look at a client's files: whom it trusts, and what it shows, if anything.
+
+    Raises:
+        ConfigurationError: a file cannot be read, is not PEM, or the key is another's.
+    """
+    expiry.warn(ca, _authorities(ca))
+    if certificate and key:
+        _key_pair(certificate, key)
 
 
 def _key_pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:

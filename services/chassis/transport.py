@@ -42,19 +42,23 @@ class Transport:
             ("grpc.http2.max_pings_without_data", 0),
         ]
 
-    def server_options(self, max_connection_age_s: float, age_grace_s: float) -> Options:
+    def server_options(
+        self, max_connection_age_s: float, age_grace_s: float, max_streams: int
+    ) -> Options:
         """Give a server's options.
 
         Args:
             max_connection_age_s: age at which a connection takes no new calls, so that clients
                 meet new replicas: a stream never moves by itself.
             age_grace_s: how long its open calls may go on after that.
+            max_streams: calls that one connection may have open; further ones wait at the client.
         """
         return [
             *self._shared_options(),
             ("grpc.http2.min_ping_interval_without_data_ms", _ms(_LEAST_PING_INTERVAL_S)),
             ("grpc.max_connection_age_ms", _ms(max_connection_age_s)),
             ("grpc.max_connection_age_grace_ms", _ms(age_grace_s)),
+            ("grpc.max_concurrent_streams", max_streams),
             # Two servers on one port would share its calls at random instead of failing.
             ("grpc.so_reuseport", 0),
         ]

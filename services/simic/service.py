@@ -12,6 +12,7 @@ from pathlib import Path
 from chassis import process, settings
 from chassis.errors import ErrorCode, LeylineError
 from chassis.logging import get_logger
+from chassis.metrics import DiskMetrics
 from chassis.process import StartupError
 from chassis.server import Server
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
@@ -49,7 +50,7 @@ examples:
   leyline serve simic
   leyline serve simic --train default
   leyline serve simic --listen 127.0.0.1:0 --port-file simic.address --state-dir /var/lib/simic
-  leyline serve simic --database-url postgresql://leyline:secret@db.example/leyline
+  leyline serve simic --database-url 'postgresql://leyline@db.example/leyline?password_file=/run/secrets/db'
   leyline serve simic --migrate
   leyline serve simic --restore backup.sqlite3 --state-dir /var/lib/simic
   LEYLINE_SIMIC_LOG_LEVEL=debug leyline serve simic
@@ -153,6 +154,7 @@ async def _serve(settings: SimicSettings, database: Database, integrity: Integri
         LearnerServicer(trainings, started, settings.poll_s, server.drain), server.grpc
     )
     server.show(DatabaseMetrics(trainings))
+    server.show(DiskMetrics(settings.state_dir))
     supervisor = LearnerSupervisor(settings, trainings, started)
     async with AsyncExitStack() as running:
         # The writer lives through the drain, so that what a sender waits for is still acknowledged.
@@ -229,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
         "--insecure",
         action="store_true",
         default=None,
-        help="allow plain text on an address that other machines reach",
+        help="allow plain text, or calls of whoever comes, where other machines reach it",
     )
     parser.add_argument(
         "--port-file", type=Path, metavar="FILE", help="write the bound address here"

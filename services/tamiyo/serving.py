@@ -73,7 +73,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--insecure",
         action="store_const",
         const=True,
-        help="allow plain text on an address that other machines reach",
+        help="allow plain text, or calls of whoever comes, where other machines reach it",
     )
     parser.add_argument("--port-file", type=Path, metavar="FILE", help="write the address there")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, or error")

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.chassis.asking import SCOPES, line
 from tests.chassis.certificates import Certificates
 
 from chassis.address import Address
@@ -82,3 +83,11 @@ def socket_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """A file with a token for each scope, of the scope's name."""
+    path = tmp_path / "tokens"
+    path.write_text("# who may call\n" + "".join(line(f"a-{each}", each, each) for each in SCOPES))
+    return path

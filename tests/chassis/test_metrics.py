@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
+import socketserver
 import ssl
 import urllib.error
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from tests.chassis.certificates import Certificates
 from tests.scraping import scraped
 
 from chassis.errors import ErrorCode, LeylineError
+from chassis.metrics import DiskMetrics
 from chassis.process import AddressInUse, ConfigurationError
 from chassis.server import Server
 from chassis.settings import ServerSettings, load
@@ -53,6 +56,17 @@ async def test_calls_are_counted_by_method_and_code(start: Any) -> None:
     assert shown.value("grpc_server_handled_total", **GET_INFO, grpc_code="OK") == 3
     assert shown.value("grpc_server_handling_seconds_count", **GET_INFO) == 3
     assert shown.value("process_open_fds") is not None
+
+
+async def test_the_room_on_a_disk_is_shown_as_it_is_now(start: Any, tmp_path: Path) -> None:
+    server, _ = await start({}, metrics_listen="127.0.0.1:0")
+    server.show(DiskMetrics(tmp_path))
+    shown = await scraped(server.metrics_address)
+    size, free = (shown.value(f"leyline_disk_{what}_bytes") for what in ("size", "free"))
+    disk = os.statvfs(tmp_path)
+    assert size == disk.f_blocks * disk.f_frsize
+    assert free is not None
+    assert 0 < free <= size
 
 
 async def test_a_refusal_is_counted_under_its_code(start: Any) -> None:
@@ -113,6 +127,31 @@ async def test_when_all_places_are_taken_further_scrapers_are_hung_up_on(start: 
     async with asyncio.timeout(60):
         while not await _is_answered(address):
             pass
+
+
+async def test_scrapers_that_say_nothing_keep_their_places_for_two_seconds(start: Any) -> None:
+    server, _ = await start(metrics_listen="127.0.0.1:0")
+    address = server.metrics_address
+    silent = [await asyncio.open_connection(address.host, address.port) for _ in range(8)]
+    async with asyncio.timeout(8):
+        while not await _is_answered(address):
+            pass
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_a_place_that_no_thread_was_to_be_had_for_is_free_again(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_no_thread(*_arguments: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server, _ = await start(metrics_listen="127.0.0.1:0")
+    with monkeypatch.context() as patched:
+        patched.setattr(socketserver.ThreadingMixIn, "process_request", start_no_thread)
+        for _ in range(8):
+            assert not await _is_answered(server.metrics_address)
+    assert await _is_answered(server.metrics_address)
 
 
 async def _is_answered(address: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # type: ignore[import-untyped]
     ProtoReflectionDescriptorDatabase,
@@ -18,12 +19,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
 from tests.chassis.certificates import Certificates
 
 from chassis import transport
+from chassis.callers import STRANGERS_WATCHES
 from chassis.channel import ChannelSettings, open_channel, wait_ready
 from chassis.errors import ErrorCode
 from chassis.process import AddressInUse, ConfigurationError, StartupError
 from chassis.server import Server
 from chassis.settings import ServerSettings, load
 from chassis.status import RemoteError, from_rpc_error
+from leyline.channel import Credentials
 from leyline.v1 import experience_pb2, experience_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -252,7 +255,7 @@ async def test_with_a_certificate_only_those_who_trust_it_get_through(
     target = str(server.address)
     for stranger in (
         ChannelSettings(target),
-        ChannelSettings(target, ca=certificates.other_ca),
+        ChannelSettings(target, Credentials(certificates.other_ca)),
     ):
         async with open_channel(stranger) as refused:
             with pytest.raises(grpc.aio.AioRpcError) as failed:
@@ -270,7 +273,7 @@ async def test_with_a_client_authority_only_its_clients_get_through(
         peer_ca=certificates.ca,
     )
     assert await _health(channel) == NOT_SERVING
-    nameless = ChannelSettings(str(server.address), ca=certificates.ca)
+    nameless = ChannelSettings(str(server.address), Credentials(certificates.ca))
     async with open_channel(nameless) as refused:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await _health(refused)
@@ -291,7 +294,7 @@ async def test_authorities_that_are_no_certificates_are_refused(tmp_path: Path) 
     nonsense = tmp_path / "ca.pem"
     nonsense.write_text("nonsense")
     with pytest.raises(ConfigurationError, match="no PEM certificates"):
-        open_channel(ChannelSettings("127.0.0.1:1", ca=nonsense))
+        open_channel(ChannelSettings("127.0.0.1:1", Credentials(nonsense)))
 
 
 async def test_nobody_there_is_said_with_the_address() -> None:
@@ -319,7 +322,7 @@ async def test_a_channel_finds_its_server_again_after_a_restart(
 
 def test_what_our_clients_send_our_servers_allow(desk_settings: type[ServerSettings]) -> None:
     pair = load(desk_settings, keepalive_s=10).transport
-    server = dict(pair.server_options(60, 60))
+    server = dict(pair.server_options(60, 60, 100))
     channel = dict(pair.channel_options())
     allowed = server["grpc.http2.min_ping_interval_without_data_ms"]
     assert isinstance(allowed, int)
@@ -343,6 +346,42 @@ async def test_a_stream_that_waits_in_silence_outlives_many_pings(
         await asyncio.sleep(4.5)
         server.set_not_serving("to see that the stream is still there")
         assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_a_connection_is_told_how_many_calls_it_may_have_open(start: Any) -> None:
+    """By the setting of HTTP/2 (RFC 9113, sections 4.1 and 6.5); a little more than the server has,
+    so that too many are refused with a reason.
+    """
+    server, _ = await start(max_concurrent_rpcs=5)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    async with asyncio.timeout(60):
+        frame = await reader.readexactly(9)
+        content = await reader.readexactly(int.from_bytes(frame[:3]))
+    settings = {
+        int.from_bytes(content[at : at + 2]): int.from_bytes(content[at + 2 : at + 6])
+        for at in range(0, len(content), 6)
+    }
+    assert frame[3] == 4, "the first frame has the settings"
+    assert settings[3] == 5 + STRANGERS_WATCHES
+    writer.close()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_the_log_says_at_the_start_whether_anybody_is_asked_who_he_is(
+    start: Any, certificates: Certificates, tokens: Path, asks: bool
+) -> None:
+    asking = {
+        "tokens": tokens,
+        "tls_certificate": certificates.chain,
+        "tls_key": certificates.key,
+        "tls_client_ca": certificates.ca,
+        "peer_ca": certificates.ca,
+    }
+    with structlog.testing.capture_logs() as lines:
+        await start(**(asking if asks else {}))
+    [said] = [each for each in lines if each["event"] == "listening"]
+    assert (said["tls"], said["asks_for_tokens"], said["asks_for_certificates"]) == (asks,) * 3
 
 
 async def test_no_thread_is_started_for_a_call(start: Any) -> None:

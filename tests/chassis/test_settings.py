@@ -89,6 +89,19 @@ def test_plain_text_for_other_machines_is_refused_unless_it_is_asked_for(
     assert str(load(desk_settings, listen=listen, insecure=True).listen) == listen
 
 
+def test_calls_of_whoever_comes_from_other_machines_are_refused_unless_it_is_asked_for(
+    desk_settings: type[ServerSettings],
+) -> None:
+    certificate = {"tls_certificate": Path("a.pem"), "tls_key": Path("b.pem")}
+    with pytest.raises(ConfigurationError) as refused:
+        load(desk_settings, listen="0.0.0.0:0", **certificate)
+    for remedy in ("LEYLINE_DESK_TOKENS", "LEYLINE_DESK_TLS_CLIENT_CA", "--insecure"):
+        assert remedy in str(refused.value)
+    for asked in ({"tokens": Path("t")}, {"tls_client_ca": Path("c.pem")}, {"insecure": True}):
+        load(desk_settings, listen="0.0.0.0:0", **certificate, **asked)
+    load(desk_settings, listen="127.0.0.1:0", **certificate)
+
+
 @pytest.mark.parametrize(
     ("flags", "missing"),
     [
@@ -102,3 +115,18 @@ def test_half_a_tls_configuration_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=missing):
         load(desk_settings, **flags)
+
+
+def test_a_folder_of_credentials_stands_for_its_files_and_a_file_given_beside_it_wins(
+    desk_settings: type[ServerSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEYLINE_DESK_CREDENTIALS", str(tmp_path))
+    settings = load(desk_settings, tls_client_ca=Path("theirs.pem"))
+    assert settings.tls_certificate == tmp_path / "certificate.pem"
+    assert settings.tls_key == tmp_path / "key.pem"
+    assert settings.tls_client_ca == Path("theirs.pem")
+    assert settings.peer_ca == tmp_path / "ca.pem"
+    assert settings.tokens == tmp_path / "tokens"
+    assert settings.peer_token is None, "who calls nobody has none"
+    (tmp_path / "token").write_text("mine")
+    assert load(desk_settings).peer_token == tmp_path / "token"

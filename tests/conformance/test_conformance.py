@@ -23,6 +23,7 @@ from tests.tamiyo.networks import Network
 from tests.tamiyo.registry_server import RegistryServer
 from tests.tamiyo.running import running, serves
 
+from leyline.channel import Credentials
 from leyline.cli.application import run
 from leyline.conformance import (
     Case,
@@ -84,7 +85,9 @@ def process(directory: Path, *command: str) -> Iterator[Target]:
 async def implementation(mutant: Mutant) -> AsyncIterator[Target]:
     """Serve what is broken, as what it says that it is."""
     async with served(mutant.kind(**mutant.settings)) as (address, _):
-        yield Target(address, token=mutant.settings.get("token"))
+        # By it mutants are known that never answer.
+        token = mutant.settings.get("token")
+        yield Target(address, token=token, stream_timeout_s=10)
 
 
 def test_every_case_has_its_check_and_every_check_its_case() -> None:
@@ -162,7 +165,7 @@ async def test_tamiyo_with_a_certificate_refuses_plain_text(tmp_path: Path) -> N
     secured = {"tls_certificate": tmp_path / "chain.pem", "tls_key": tmp_path / "key.pem"}
     async with running(tmp_path, policy="wait", **secured):
         address = (tmp_path / "address").read_text().strip()
-        ran = await results(Target(address, ca=ca))
+        ran = await results(Target(address, Credentials(ca)))
     assert not failures(ran)
     assert ran["security.plain-text"].outcome is Outcome.PASSED
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("proto/**/*.md")])
+_FOLDERS = ("deploy", "docs", "proto")
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(each for folder in _FOLDERS for each in ROOT.glob(f"{folder}/**/*.md"))]
+)
 
 
 def links(document: Path) -> Iterator[str]:

@@ -23,6 +23,7 @@ class Up:
     process: subprocess.Popen[str]
     directory: Path
     addresses: dict[str, str]
+    token: Path | None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -74,7 +75,9 @@ def start_up(directory: Path, arguments: Sequence[str] = (), cwd: Path | None = 
     line = process.stdout.readline()
     if not line:
         raise AssertionError(process.communicate()[1])
-    return Up(process, directory, json.loads(line)["addresses"])
+    said = json.loads(line)
+    token = None if said["token"] is None else Path(said["token"])
+    return Up(process, directory, said["addresses"], token)
 
 
 @pytest.fixture

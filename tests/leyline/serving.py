@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
+from leyline.channel import NO_CREDENTIALS
 from leyline.client import OnBreak, Trainer
 from leyline.v1.trainer_pb2_grpc import TrainerServiceServicer, add_TrainerServiceServicer_to_server
 
@@ -21,7 +22,7 @@ async def trainer_of(
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with Trainer(f"127.0.0.1:{port}", None, on_break) as trainer:
+        async with Trainer(f"127.0.0.1:{port}", NO_CREDENTIALS, on_break) as trainer:
             yield trainer
     finally:
         await server.stop(None)

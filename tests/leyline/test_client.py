@@ -18,6 +18,7 @@ from grpc_health.v1.health_pb2_grpc import (  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from tests.leyline.serving import trainer_of
 
+from leyline.channel import NO_CREDENTIALS
 from leyline.client import Client, Trainer, patience
 from leyline.error import ServiceError
 from leyline.v1.trainer_pb2 import (
@@ -106,7 +107,9 @@ async def test_a_service_that_stays_away_is_asked_less_and_less_often(
     monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
     monkeypatch.setattr(patience, "LONGEST_WAIT_S", 0.08)
     waits: list[float] = []
-    async with Trainer("127.0.0.1:1", None, lambda _, wait_s: waits.append(wait_s)) as trainer:
+    async with Trainer(
+        "127.0.0.1:1", NO_CREDENTIALS, lambda _, wait_s: waits.append(wait_s)
+    ) as trainer:
         with pytest.raises(ServiceError, match="no service answers"):
             _ = [event async for event in trainer.watch("r")]
     assert waits[:4] == [0.01, 0.02, 0.04, 0.08]

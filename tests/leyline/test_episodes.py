@@ -10,6 +10,7 @@ import grpc
 import pytest
 from tests.leyline.experience import made_episode
 
+from leyline.channel import NO_CREDENTIALS
 from leyline.client import Episode, Experience, patience
 from leyline.error import ServiceError
 from leyline.v1.experience_pb2 import (
@@ -91,7 +92,9 @@ async def experience_of(store: Store, breaks: list[str]) -> AsyncIterator[Experi
     await server.start()
     try:
         address = f"127.0.0.1:{port}"
-        async with Experience(address, None, lambda error, _: breaks.append(error.code)) as client:
+        async with Experience(
+            address, NO_CREDENTIALS, lambda error, _: breaks.append(error.code)
+        ) as client:
             yield client
     finally:
         await server.stop(None)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
+
+from leyline.v1 import experience_pb2_grpc, policy_pb2_grpc, trainer_pb2_grpc
+from leyline.v1.experience_pb2 import GetStatisticsRequest
+from leyline.v1.policy_pb2 import GetPolicyInfoRequest
+from leyline.v1.trainer_pb2 import ListRunsRequest
 
 if TYPE_CHECKING:
     from tests.leyline.conftest import StartUp, Up
@@ -90,3 +100,56 @@ def test_a_service_that_cannot_start_ends_all_and_its_own_words_are_shown(tmp_pa
     assert done.returncode == 1
     assert f"{address} is in use" in done.stderr
     assert "leyline: simic ended with exit code 3 before it could serve" in done.stderr
+
+
+def calls(up: Up) -> Iterator[Callable[..., object]]:
+    """A call of each service, by somebody whom nothing shows a token."""
+    with contextlib.ExitStack() as closing:
+        for name, stub, method, request in (
+            ("kasmina", trainer_pb2_grpc.TrainerServiceStub, "ListRuns", ListRunsRequest()),
+            ("tamiyo", policy_pb2_grpc.PolicyServiceStub, "GetPolicyInfo", GetPolicyInfoRequest()),
+            (
+                "simic",
+                experience_pb2_grpc.ExperienceServiceStub,
+                "GetStatistics",
+                GetStatisticsRequest(),
+            ),
+        ):
+            channel = closing.enter_context(grpc.insecure_channel(up.addresses[name]))
+            yield partial(getattr(stub(channel), method), request)
+
+
+def test_only_its_user_may_call_the_services(up: StartUp) -> None:
+    one = up("--policy", "wait")
+    assert one.token is not None
+    assert stat.S_IMODE(one.token.stat().st_mode) == 0o600
+    token = one.token.read_text().strip()
+    assert token not in (one.directory / "tokens").read_text()
+    for call in calls(one):
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            call()
+        call(metadata=[("authorization", f"Bearer {token}")])
+
+
+def test_open_services_take_calls_of_every_user(up: StartUp) -> None:
+    one = up("--policy", "wait", "--open")
+    assert one.token is None
+    for call in calls(one):
+        call()
+
+
+def test_a_run_under_up_is_decided_and_stored_by_services_that_ask_for_the_token(
+    up: StartUp,
+) -> None:
+    one = up("--policy", "random")
+    spec = {"host": {"name": "simulator"}, "training": {"horizon": 4}, "episodes": 1}
+    path = one.directory / "run.json"
+    path.write_text(json.dumps(spec))
+    started = one.command("run", "start", str(path), "--id", "one", "--watch")
+    assert started.returncode == 0, started.stderr
+
+    def stored() -> bool:
+        counted = one.command("experience", "stats", "--json").stdout
+        return bool(json.loads(counted)["transitions"] == "4")
+
+    eventually(stored, "what was decided is stored")

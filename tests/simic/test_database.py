@@ -161,3 +161,18 @@ def test_text_with_a_character_that_postgresql_does_not_take_holds_nobody_up(
     pages = list(reader.read(ReadEpisodesRequest(policy_version="a\0b")))
     assert [len(page) for page in pages] == [1, 3, 1]
     assert pages[-1][0].end.message == "\N{REPLACEMENT CHARACTER} \N{SNOWMAN}"
+
+
+def test_a_password_is_read_from_its_file_for_each_connection(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    server, file = cluster.create(), tmp_path / "password"
+    query = {"password_file": str(file)}
+    url = make_url(server).update_query_dict(query).render_as_string(hide_password=False)
+    with pytest.raises(LeylineError) as refused:
+        Database(url)
+    assert refused.value.code is ErrorCode.DATABASE_UNAVAILABLE
+    assert str(file) in str(refused.value.__cause__)
+    file.write_text("secret\n")
+    Database(url).close()
+    cluster.drop(server)

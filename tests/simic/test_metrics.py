@@ -43,7 +43,8 @@ def test_before_the_first_training_the_database_is_shown_alone(database: Databas
 
 def test_before_the_first_update_none_is_shown(database: Database) -> None:
     Classroom(database)
-    assert _shown(database).keys() == {"leyline_database_up", "running", "updates", "episodes"}
+    of_training = {"running", "failed", "updates", "episodes"}
+    assert _shown(database).keys() == {"leyline_database_up", *of_training}
 
 
 def test_an_update_that_changed_nothing_has_measured_nothing(database: Database) -> None:
@@ -71,7 +72,15 @@ def test_a_training_shows_how_far_it_is_and_what_its_last_update_was(database: D
 def test_a_training_that_has_ended_is_shown_as_such(database: Database) -> None:
     classroom = Classroom(database)
     classroom.trainings.end("t", TrainingState.TRAINING_STATE_STOPPED, "enough")
-    assert _shown(database)["running"] == 0
+    shown = _shown(database)
+    assert (shown["running"], shown["failed"]) == (0, 0)
+
+
+def test_a_training_that_has_failed_is_shown_as_such(database: Database) -> None:
+    classroom = Classroom(database)
+    classroom.trainings.end("t", TrainingState.TRAINING_STATE_FAILED, "a loss is not finite")
+    shown = _shown(database)
+    assert (shown["running"], shown["failed"]) == (0, 1)
 
 
 async def test_simic_shows_it_where_its_settings_say(tmp_path: Path, served: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from chassis.errors import ErrorCode, LeylineError
@@ -44,7 +46,13 @@ class PostgreSql:
     """A database on a server."""
 
     def __init__(self, url: URL) -> None:
-        """Use the database at ``url``; nothing is connected yet."""
+        """Use the database at ``url``; nothing is connected yet.
+
+        Beside what libpq knows, its query may have ``password_file``: a file that holds the
+        password and is read for each connection, so that both can be replaced together.
+        """
+        password = url.query.get("password_file")
+        url = url.difference_update_query(["password_file"])
         defaults = {name: value for name, value in _CONNECTION.items() if name not in url.query}
         host = url.host or url.query.get("host", "localhost")
         self.place = f"{host}:{url.port or 5432}/{url.database or ''}"
@@ -53,6 +61,8 @@ class PostgreSql:
             url.set(drivername="postgresql+psycopg"), connect_args=defaults, pool_pre_ping=True
         )
         event.listen(self.engine, "begin", _begin)
+        if isinstance(password, str):
+            event.listen(self.engine, "do_connect", partial(_show_password, Path(password)))
         self.reader: Engine = self.engine.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -89,6 +99,20 @@ class PostgreSql:
 def _is_away(error: DBAPIError, state: str | None) -> bool:
     # A connection that cannot be made, or breaks, has no state: nobody was there to give it one.
     return isinstance(error, OperationalError) if state is None else state.startswith(_AWAY)
+
+
+def _show_password(
+    file: Path, dialect: Dialect, record: Any, arguments: Any, parameters: dict[str, Any]
+) -> None:
+    """Read the password for a connection that is about to be made.
+
+    Raises:
+        LeylineError: DATABASE_UNAVAILABLE: the file cannot be read.
+    """
+    try:
+        parameters["password"] = file.read_text().strip()
+    except OSError as error:
+        raise LeylineError(ErrorCode.DATABASE_UNAVAILABLE) from error
 
 
 def _begin(connection: Connection) -> None:

@@ -50,6 +50,8 @@ class DatabaseMetrics(Collector):
 def _of_training(training: Training) -> Iterator[GaugeMetricFamily]:
     running = training.state == TrainingState.TRAINING_STATE_RUNNING
     yield _gauge("running", "Whether the newest training runs: 0 or 1.", running)
+    failed = training.state == TrainingState.TRAINING_STATE_FAILED
+    yield _gauge("failed", "Whether it ended because it could not go on: 0 or 1.", failed)
     yield _gauge("updates", "Updates of the newest training.", training.updates)
     yield _gauge("episodes", "Episodes that it has learned from.", training.episodes)
 

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from leyline.channel import CredentialsError
 from leyline.cli import (
+    certs,
     conformance,
     demo,
     experience,
@@ -51,6 +53,7 @@ application.add_typer(training.commands, name="training")
 importing.register(policies.commands)
 application.add_typer(policies.commands, name="policy")
 application.add_typer(experience.commands, name="experience")
+application.add_typer(certs.commands, name="certs")
 health.register(application)
 conformance.register(application)
 
@@ -90,6 +93,7 @@ def run(arguments: list[str]) -> int:
     except (
         ServiceError,
         InstallationError,
+        CredentialsError,
         DownloadCorrupt,
         FileRefused,
         NoNetwork,

@@ -11,10 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from leyline.cli.output import AsJson, Ca, finish, print_json, print_table
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import AsJson, finish, print_json, print_table
 from leyline.conformance import Case, Level, Outcome, Result, Target, load_cases, run_cases
 from leyline.conformance.report import as_json as report_of
 from leyline.conformance.report import as_junit, counts
+from leyline.conformance.target import STREAM_TIMEOUT_S
 from leyline.document import InvalidDocument
 from leyline.filling import Problem
 
@@ -30,6 +33,7 @@ def register(application: typer.Typer) -> None:
     application.command()(conformance)
 
 
+@connecting
 def conformance(
     address: Annotated[
         str, typer.Argument(metavar="HOST:PORT", help="Where the policy server is.")
@@ -50,16 +54,21 @@ def conformance(
             "address and returns. Without it the cases under operations are skipped.",
         ),
     ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the bearer token that calls must carry.")
-    ] = None,
+    stream_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="How long a stream of up to a thousand queries may take: more for a slow policy.",
+        ),
+    ] = STREAM_TIMEOUT_S,
     junit: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report as JUnit's XML, for CI.")
     ] = None,
     list_cases: Annotated[
         bool, typer.Option("--list", help="List the level's cases and what each failure means.")
     ] = False,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Test an implementation of PolicyService, in any language, against the contract.
@@ -82,10 +91,11 @@ def conformance(
         return
     if not address:
         raise typer.BadParameter("say where the server is: leyline conformance HOST:PORT")
-    token = None if token_file is None else _token(token_file)
+    token = None if credentials.token is None else _token(credentials.token)
     if junit is not None:
         junit.touch()  # where it cannot be written, that is said before the cases are run
-    target, results = finish(_run(Target(address, ca, token, restart_cmd), cases, quietly=as_json))
+    target = Target(address, credentials, token, restart_cmd, stream_timeout)
+    target, results = finish(_run(target, cases, quietly=as_json))
     if junit is not None:
         junit.write_text(as_junit(target, results), encoding="utf-8")
     if as_json:

@@ -16,7 +16,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from leyline.cli.output import KASMINA, SIMIC, TAMIYO, Ca, KasminaAt, SimicAt, TamiyoAt, finish
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import KASMINA, SIMIC, TAMIYO, KasminaAt, SimicAt, TamiyoAt, finish
 from leyline.demo.plot import plot
 from leyline.demo.preset import DEMO
 from leyline.demo.session import DemoError, Demonstration, Session
@@ -32,6 +34,7 @@ def register(application: typer.Typer) -> None:
     application.command()(demo)
 
 
+@connecting
 def demo(
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Run directory; else .leyline/demo-<time>.")
@@ -45,7 +48,7 @@ def demo(
     kasmina: KasminaAt = KASMINA,
     tamiyo: TamiyoAt = TAMIYO,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
 ) -> None:
     """Watch a network grow under a policy that learns while it serves. Takes a few minutes.
 
@@ -69,7 +72,7 @@ def demo(
     demonstration = Demonstration(DEMO, run_id)
     console.print(f"leyline demo, preset {DEMO.name}, run directory {directory}", soft_wrap=True)
     try:
-        finish(_carry_out(demonstration, addresses, directory, console, ca))
+        finish(_carry_out(demonstration, addresses, directory, console, credentials))
     except DemoError as error:
         print(f"leyline: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -88,7 +91,7 @@ async def _carry_out(
     addresses: Addresses | None,
     directory: Path,
     console: Console,
-    ca: Path | None,
+    credentials: Credentials,
 ) -> None:
     me = asyncio.current_task()
     assert me is not None
@@ -101,7 +104,7 @@ async def _carry_out(
             if addresses is None:
                 view.say("starting Kasmina, Tamiyo and Simic")
                 addresses = await stack.enter_async_context(_services(directory))
-            await Session(addresses, view, ca).carry_out(demonstration)
+            await Session(addresses, view, credentials).carry_out(demonstration)
 
 
 @contextlib.asynccontextmanager

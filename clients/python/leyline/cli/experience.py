@@ -11,8 +11,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from leyline.channel import NO_CREDENTIALS, Credentials
 from leyline.cli import experience_files
-from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json, print_table
+from leyline.cli.credentials import connecting
+from leyline.cli.output import SIMIC, AsJson, SimicAt, as_dict, finish, print_json, print_table
 from leyline.cli.times import point_in_time
 from leyline.client import Experience
 from leyline.record import action_name, termination_name
@@ -35,10 +37,11 @@ def _commands() -> None:
 
 
 @commands.command()
+@connecting
 def stats(
     run_id: Annotated[str, typer.Option("--run", help="Only this run.")] = "",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Count what is stored.
@@ -51,7 +54,7 @@ def stats(
     """
 
     async def ask() -> GetStatisticsResponse:
-        async with Experience(simic, ca) as experience:
+        async with Experience(simic, credentials) as experience:
             return await experience.statistics(run_id)
 
     counts = finish(ask())
@@ -78,11 +81,12 @@ def stats(
 
 
 @commands.command()
+@connecting
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Copy everything that Simic keeps into a file, while it goes on: experience, versions,
@@ -108,7 +112,7 @@ def backup(
     )
 
     async def ask() -> str:
-        async with Experience(simic, ca) as experience:
+        async with Experience(simic, credentials) as experience:
             with progress:
                 bar = progress.add_task("Simic makes the copy", total=None)
                 return await experience.back_up(
@@ -137,6 +141,7 @@ _INTEGRITY = {
 
 
 @commands.command("list")
+@connecting
 def list_(
     run_id: Annotated[str, typer.Option("--run", help="Only this run.")] = "",
     version: Annotated[
@@ -162,7 +167,7 @@ def list_(
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="List every one.")] = False,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """List stored episodes, newest first.
@@ -186,7 +191,7 @@ def list_(
     )
 
     async def ask() -> tuple[list[EpisodeSummary], str]:
-        async with Experience(simic, ca) as experience:
+        async with Experience(simic, credentials) as experience:
             episodes, token = await experience.page(request)
             while everything and token:
                 request.page_token = token

@@ -11,16 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from leyline.cli.output import (
-    SIMIC,
-    AsJson,
-    Ca,
-    SimicAt,
-    finish,
-    print_json,
-    print_table,
-    tell_break,
-)
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import SIMIC, AsJson, SimicAt, finish, print_json, print_table, tell_break
 from leyline.cli.specs import read_spec
 from leyline.client import Experience
 from leyline.files.error import FileRefused, NotExperience
@@ -46,6 +39,7 @@ def register(commands: typer.Typer) -> None:
     commands.command(name="import")(import_)
 
 
+@connecting
 def export(
     destination: Annotated[
         str, typer.Argument(help="NAME.parquet, or a data set's name for Minari: leyline/first-v0.")
@@ -73,7 +67,7 @@ def export(
         ),
     ] = "",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Write stored experience to a file: whole episodes, which `import` reads again.
@@ -97,7 +91,7 @@ def export(
     if until is not None:
         request.began_before.FromDatetime(until)
     check_extra(_EXTRA)
-    written = finish(_export(destination, request, _specs(spec), simic, ca))
+    written = finish(_export(destination, request, _specs(spec), simic, credentials))
     if as_json:
         print_json(written)
         return
@@ -111,7 +105,11 @@ def export(
 
 
 async def _export(
-    destination: str, request: ReadEpisodesRequest, specs: Specs, simic: str, ca: Path | None
+    destination: str,
+    request: ReadEpisodesRequest,
+    specs: Specs,
+    simic: str,
+    credentials: Credentials,
 ) -> dict[str, Any]:
     from leyline.files.dataset import MinariExport
     from leyline.files.parquet import ParquetExport
@@ -120,7 +118,7 @@ async def _export(
     export = (
         ParquetExport(Path(destination), specs) if is_parquet else MinariExport(destination, specs)
     )
-    async with Experience(simic, ca, tell_break) as experience:
+    async with Experience(simic, credentials, tell_break) as experience:
         counted = await experience.statistics(request.run_id)
         is_whole = request == ReadEpisodesRequest(run_id=request.run_id)
         with export, _progress() as progress:
@@ -152,6 +150,7 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+@connecting
 def import_(
     source: Annotated[
         str,
@@ -167,7 +166,7 @@ def import_(
         bool, typer.Option("--dry-run", help="Read everything, and say what would be imported.")
     ] = False,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Put experience from a file into Simic: what is new, and nothing twice.
@@ -193,7 +192,7 @@ def import_(
         )
     check_extra(_EXTRA)
     opened = _source(source)
-    report = finish(_import(opened, run_id, new_name, dry_run, simic, ca))
+    report = finish(_import(opened, run_id, new_name, dry_run, simic, credentials))
     if as_json:
         print_json({"dry_run": dry_run, **dataclasses.asdict(report)})
     else:
@@ -214,11 +213,11 @@ def _source(source: str) -> Source:
 
 
 async def _import(
-    source: Source, run_id: str, new_name: str, dry_run: bool, simic: str, ca: Path | None
+    source: Source, run_id: str, new_name: str, dry_run: bool, simic: str, credentials: Credentials
 ) -> Report:
     from leyline.files.importing import Importer, rename
 
-    async with Experience(simic, ca, tell_break) as experience:
+    async with Experience(simic, credentials, tell_break) as experience:
         await experience.health()
         importer = Importer(experience, dry_run=dry_run)
         with _progress() as progress:

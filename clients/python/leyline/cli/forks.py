@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from leyline.cli.output import KASMINA, AsJson, Ca, Changes, KasminaAt, filled, finish
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import KASMINA, AsJson, Changes, KasminaAt, filled, finish
 from leyline.cli.runs import print_run
 from leyline.cli.watching import follow
 from leyline.client import Trainer
@@ -22,6 +24,7 @@ def register(commands: typer.Typer) -> None:
     commands.command()(fork)
 
 
+@connecting
 def fork(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run to fork from.")],
     episode: Annotated[int, typer.Argument(min=0, help="Its episode.")],
@@ -43,7 +46,7 @@ def fork(
         bool, typer.Option("--watch", help="Watch it until it ends, and show what came of it.")
     ] = False,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an episode from one of its steps, under another policy.
@@ -71,12 +74,12 @@ def fork(
     spec = filled(RunSpec, document, changes)
 
     async def ask() -> Run:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             return await trainer.start(spec, name)
 
     run = finish(ask())
     if watch:
-        follow(run.run_id, 0, kasmina, ca, as_json, with_result=True)
+        follow(run.run_id, 0, kasmina, credentials, as_json, with_result=True)
     print_run(run, as_json)
 
 

@@ -10,7 +10,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import SIMIC, AsJson, SimicAt, as_dict, finish, print_json
 from leyline.cli.policies import activated, described
 from leyline.cli.specs import read_spec
 from leyline.client import Registry
@@ -25,6 +27,7 @@ def register(commands: typer.Typer) -> None:
     commands.command(name="import")(import_)
 
 
+@connecting
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The network.")],
     name: Annotated[
@@ -47,7 +50,7 @@ def import_(
         bool, typer.Option("--activate", help="Make it the active version, too.")
     ] = False,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Put an ONNX model of your own into the registry, for `leyline serve tamiyo` to serve.
@@ -75,7 +78,7 @@ def import_(
         _refuse(file, str(error))
 
     async def send() -> tuple[PolicyManifest, bool, bool]:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             answer = await registry.register(manifest, data)
             if not _mean_the_same(answer.manifest, manifest):
                 _refuse(

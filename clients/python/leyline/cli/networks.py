@@ -11,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
 from leyline.cli.output import (
     KASMINA,
     AsJson,
-    Ca,
     KasminaAt,
     finish,
     print_json,
@@ -52,6 +53,7 @@ def register(of_runs: typer.Typer) -> None:
     of_runs.command()(export)
 
 
+@connecting
 def evaluate(
     run_id: RunId,
     episode: Annotated[
@@ -61,7 +63,7 @@ def evaluate(
         _Split, typer.Option(help="Part of the data. Only this command reads the test split.")
     ] = _Split.TEST,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Classify a split with the network that an episode left.
@@ -74,7 +76,7 @@ def evaluate(
     """
 
     async def ask() -> tuple[int, EvaluateRunResponse]:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             index = episode
             if index is None:
                 run = await trainer.get(run_id)
@@ -102,6 +104,7 @@ def evaluate(
     print(f"loss      {found.loss:.4f}")
 
 
+@connecting
 def export(
     run_id: RunId,
     episode: Annotated[int, typer.Argument(min=0, help="Its episode.")],
@@ -112,7 +115,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File; else RUN-EPISODE.FORMAT here.")
     ] = None,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the network that an episode left, whole or not at all.
@@ -138,7 +141,7 @@ def export(
     )
 
     async def ask() -> str:
-        async with Trainer(kasmina, ca, tell_break) as trainer:
+        async with Trainer(kasmina, credentials, tell_break) as trainer:
             with progress:
                 bar = progress.add_task("", total=None)
                 return await trainer.download(

@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Coroutine, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -23,7 +22,7 @@ Content = TypeVar("Content", bound=Message)
 Result = TypeVar("Result")
 
 _ADDRESSES = Addresses()
-_PANEL = "Connection"
+PANEL = "Connection"
 _PIPE_WIDTH = 240  # nothing is folded for a program, or for grep
 
 KasminaAt = Annotated[
@@ -33,7 +32,7 @@ KasminaAt = Annotated[
         metavar="ADDRESS",
         envvar="LEYLINE_KASMINA_ADDRESS",
         help="Where Kasmina is.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 SimicAt = Annotated[
@@ -43,7 +42,7 @@ SimicAt = Annotated[
         metavar="ADDRESS",
         envvar="LEYLINE_SIMIC_ADDRESS",
         help="Where Simic is.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 TamiyoAt = Annotated[
@@ -53,20 +52,11 @@ TamiyoAt = Annotated[
         metavar="ADDRESS",
         envvar="LEYLINE_TAMIYO_ADDRESS",
         help="Where Tamiyo is.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 KASMINA, TAMIYO, SIMIC = _ADDRESSES.kasmina, _ADDRESSES.tamiyo, _ADDRESSES.simic
 
-Ca = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca",
-        envvar="LEYLINE_CA",
-        help="PEM certificates that sign the server's; given, the connection is TLS.",
-        rich_help_panel=_PANEL,
-    ),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Changes = Annotated[
     list[str] | None,

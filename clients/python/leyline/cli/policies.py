@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from leyline.cli.output import SIMIC, AsJson, Ca, SimicAt, as_dict, finish, print_json, print_table
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import SIMIC, AsJson, SimicAt, as_dict, finish, print_json, print_table
 from leyline.client import Registry
 from leyline.error import ServiceError
 from leyline.v1.registry_pb2 import (
@@ -28,7 +30,10 @@ Reason = Annotated[str, typer.Option(help="Why, for people.")]
 
 
 @commands.command("list")
-def list_(simic: SimicAt = SIMIC, ca: Ca = None, as_json: AsJson = False) -> None:
+@connecting
+def list_(
+    simic: SimicAt = SIMIC, credentials: Credentials = NO_CREDENTIALS, as_json: AsJson = False
+) -> None:
     """List versions, newest first; the active one has a star.
 
     Examples:
@@ -39,7 +44,7 @@ def list_(simic: SimicAt = SIMIC, ca: Ca = None, as_json: AsJson = False) -> Non
     """
 
     async def ask() -> list[tuple[PolicyManifest, bool]]:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             return [version async for version in registry.list()]
 
     versions = finish(ask())
@@ -72,6 +77,7 @@ def list_(simic: SimicAt = SIMIC, ca: Ca = None, as_json: AsJson = False) -> Non
 
 
 @commands.command()
+@connecting
 def show(
     version: Annotated[
         str, typer.Argument(metavar="[VERSION]", help="The version; else the active one.")
@@ -80,7 +86,7 @@ def show(
         int, typer.Option(metavar="N", min=0, max=10_000, help="So many generations of parents.")
     ] = 10,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Show a version: what it decides for, what it was made from, and how it compared.
@@ -93,7 +99,7 @@ def show(
     """
 
     async def ask() -> tuple[GetPolicyResponse, list[PolicyManifest]]:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             shown = await registry.get(version)
             return shown, await _parents(registry, shown.manifest, parents)
 
@@ -116,6 +122,7 @@ def show(
 
 
 @commands.command()
+@connecting
 def activate(
     version: Version,
     force: Annotated[
@@ -126,7 +133,7 @@ def activate(
     ] = False,
     reason: Reason = "leyline policy activate",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Make a version the active one.
@@ -140,7 +147,7 @@ def activate(
     """
 
     async def ask() -> ActivatePolicyResponse:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             return await activated(registry, version, reason, force=force)
 
     answer = finish(ask())
@@ -152,10 +159,11 @@ def activate(
 
 
 @commands.command()
+@connecting
 def roll_back(
     reason: Reason = "leyline policy roll-back",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Make the version active that was so before the active one; again, the one before that.
@@ -166,7 +174,7 @@ def roll_back(
     """
 
     async def ask() -> RollBackPolicyResponse:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             return await registry.roll_back(reason)
 
     answer = finish(ask())
@@ -178,13 +186,14 @@ def roll_back(
 
 
 @commands.command()
+@connecting
 def collect_garbage(
     keep: Annotated[
         int, typer.Option(metavar="N", min=1, max=1_000_000, help="Keep the newest so many.")
     ] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing.")] = False,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Delete the artifacts of versions that nothing needs any more.
@@ -202,7 +211,7 @@ def collect_garbage(
     """
 
     async def ask() -> CollectGarbageResponse:
-        async with Registry(simic, ca) as registry:
+        async with Registry(simic, credentials) as registry:
             return await registry.collect_garbage(keep, dry_run=dry_run)
 
     answer = finish(ask())

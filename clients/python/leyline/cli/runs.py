@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
 from leyline.cli.output import (
     KASMINA,
     AsJson,
-    Ca,
     Changes,
     KasminaAt,
     as_dict,
@@ -67,6 +68,7 @@ def _document(what: str | None) -> Document:
 
 
 @commands.command()
+@connecting
 def start(
     what: Annotated[
         str | None,
@@ -81,7 +83,7 @@ def start(
         bool, typer.Option("--watch", help="Watch it until it ends, and show what came of it.")
     ] = False,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Start a run.
@@ -97,12 +99,12 @@ def start(
     spec = filled(RunSpec, _document(what), changes)
 
     async def ask() -> Run:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             return await trainer.start(spec, run_id)
 
     run = finish(ask())
     if watch:
-        follow(run.run_id, 0, kasmina, ca, as_json, with_result=True)
+        follow(run.run_id, 0, kasmina, credentials, as_json, with_result=True)
     print_run(run, as_json)
 
 
@@ -132,13 +134,14 @@ def check(
 
 
 @commands.command()
+@connecting
 def show(
     run_id: RunId,
     yaml: Annotated[
         bool, typer.Option("--yaml", help="Print its specification as a file to run again.")
     ] = False,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Show a run.
@@ -151,7 +154,7 @@ def show(
     """
 
     async def ask() -> Run:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             return await trainer.get(run_id)
 
     run = finish(ask())
@@ -162,6 +165,7 @@ def show(
 
 
 @commands.command("list")
+@connecting
 def list_(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 50,
     page_token: Annotated[
@@ -169,7 +173,7 @@ def list_(
     ] = "",
     everything: Annotated[bool, typer.Option("--all", help="List every run.")] = False,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first.
@@ -184,7 +188,7 @@ def list_(
     """
 
     async def ask() -> tuple[list[Run], str]:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             runs, token = await trainer.page(limit, page_token)
             while everything and token:
                 more, token = await trainer.page(limit, token)
@@ -215,11 +219,12 @@ def list_(
 
 
 @commands.command()
+@connecting
 def cancel(
     run_id: RunId,
     reason: Annotated[str, typer.Option(help="Why, for people.")] = "",
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """End a run after the interval that it is in.
@@ -230,7 +235,7 @@ def cancel(
     """
 
     async def ask() -> Run:
-        async with Trainer(kasmina, ca) as trainer:
+        async with Trainer(kasmina, credentials) as trainer:
             return await trainer.cancel(run_id, reason)
 
     print_run(finish(ask()), as_json)

@@ -6,16 +6,9 @@ from typing import Annotated
 
 import typer
 
-from leyline.cli.output import (
-    SIMIC,
-    AsJson,
-    Ca,
-    Changes,
-    SimicAt,
-    filled,
-    finish,
-    print_json,
-)
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import SIMIC, AsJson, Changes, SimicAt, filled, finish, print_json
 from leyline.client import Learner
 from leyline.document import Document
 from leyline.v1.learner_pb2 import Training, TrainingPlan, TrainingState
@@ -47,12 +40,13 @@ def _activation(plan: TrainingPlan) -> str:
 
 
 @commands.command()
+@connecting
 def start(
     preset: Annotated[str, typer.Option(help="Named set of values.")] = "default",
     training_id: Annotated[str, typer.Option("--id", help="A name for it.")] = "",
     changes: Changes = None,
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Start a training.
@@ -72,17 +66,18 @@ def start(
     plan = filled(TrainingPlan, document, changes)
 
     async def ask() -> Training:
-        async with Learner(simic, ca) as learner:
+        async with Learner(simic, credentials) as learner:
             return await learner.start(plan, training_id)
 
     _print(finish(ask()), as_json)
 
 
 @commands.command()
+@connecting
 def show(
     training_id: Annotated[str, typer.Argument(help="Its name; else the newest.")] = "",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Show a training.
@@ -93,17 +88,18 @@ def show(
     """
 
     async def ask() -> Training:
-        async with Learner(simic, ca) as learner:
+        async with Learner(simic, credentials) as learner:
             return await learner.get(training_id)
 
     _print(finish(ask()), as_json)
 
 
 @commands.command()
+@connecting
 def stop(
     training_id: Annotated[str, typer.Argument(help="Its name; else the newest.")] = "",
     simic: SimicAt = SIMIC,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """End a training after the update that it is in.
@@ -114,7 +110,7 @@ def stop(
     """
 
     async def ask() -> Training:
-        async with Learner(simic, ca) as learner:
+        async with Learner(simic, credentials) as learner:
             name = training_id or (await learner.get()).training_id
             return await learner.stop(name)
 

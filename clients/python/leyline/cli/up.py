@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +13,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from leyline.channel import own_token
 from leyline.cli.output import KASMINA, SIMIC, TAMIYO, finish, print_json
 from leyline.installation import check_extra
-from leyline.stack import NAMES, Addresses, services
+from leyline.stack import NAMES, Addresses, for_its_user_alone, make_own_folder, services
 from leyline.supervision import ServiceFailed, Supervisor, die_with_supervisor, on_signals
 
 _COLOURS = {"kasmina": "green", "tamiyo": "magenta", "simic": "cyan"}
@@ -27,7 +30,8 @@ def register(application: typer.Typer) -> None:
 
 def up(
     directory: Annotated[
-        Path, typer.Option("--dir", help="Where the services keep their state and logs.")
+        Path,
+        typer.Option("--dir", help="Where the services keep their state and logs; yours alone."),
     ] = Path(".leyline"),
     policy: Annotated[
         str | None, typer.Option(help="Tamiyo's: learned, heuristic, random or wait.")
@@ -37,6 +41,12 @@ def up(
     simic: Annotated[str, typer.Option(metavar="ADDRESS", help="Where it listens.")] = SIMIC,
     free_ports: Annotated[
         bool, typer.Option("--free-ports", help="Listen on ports that nobody uses.")
+    ] = False,
+    open_: Annotated[
+        bool,
+        typer.Option(
+            "--open", help="Take calls of every user of this machine: none needs a token."
+        ),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Logs go to files only.")] = False,
     as_json: Annotated[
@@ -56,14 +66,19 @@ def up(
     check_extra("stack")
     die_with_supervisor()
     addresses = Addresses.free() if free_ports else Addresses(kasmina, tamiyo, simic)
+    directory = directory.absolute()
+    make_own_folder(directory)
+    access = {} if open_ else for_its_user_alone(directory)
     supervisor = Supervisor(
-        list(services(addresses, directory.absolute(), policy)),
-        directory.absolute(),
-        _environment(),
+        list(services(addresses, directory, policy)),
+        directory,
+        {**_environment(), **access},
         None if quiet else _Logs(),
     )
     try:
-        finish(_keep_up(supervisor, addresses, directory.absolute(), as_json))
+        token = None if open_ else own_token()
+        announce = partial(_announce, addresses, directory, token, as_json)
+        finish(_keep_up(supervisor, announce))
     except ServiceFailed as failure:
         for line in failure.tail if quiet else ():
             print(f"{failure.name:8}| {line}", file=sys.stderr)
@@ -89,9 +104,7 @@ class _Logs:
         self._console.print(text + Text.from_ansi(line), soft_wrap=True)
 
 
-async def _keep_up(
-    supervisor: Supervisor, addresses: Addresses, directory: Path, as_json: bool
-) -> None:
+async def _keep_up(supervisor: Supervisor, announce: Callable[[], None]) -> None:
     stop = asyncio.Event()
     with on_signals(stop.set, supervisor.kill):
         starting = asyncio.ensure_future(supervisor.__aenter__())
@@ -103,7 +116,7 @@ async def _keep_up(
             return
         await starting
         try:
-            _announce(addresses, directory, as_json)
+            announce()
             failing = asyncio.ensure_future(supervisor.wait())
             await asyncio.wait({failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if failing.done():
@@ -112,11 +125,15 @@ async def _keep_up(
             await supervisor.__aexit__()
 
 
-def _announce(addresses: Addresses, directory: Path, as_json: bool) -> None:
+def _announce(addresses: Addresses, directory: Path, token: Path | None, as_json: bool) -> None:
+    """Say where everything is."""
     where = {name: getattr(addresses, name) for name in _PLAIN}
     if as_json:
-        print_json({"addresses": where, "directory": str(directory)}, lines=True)
+        shown = None if token is None else str(token)
+        print_json({"addresses": where, "directory": str(directory), "token": shown}, lines=True)
         return
     for name, address in where.items():
         print(f"{name:8} {address}")
+    if token is not None:
+        print(f"callers show the token in {token}, as this command line does by itself")
     print(f"state and logs in {directory}; Ctrl-C stops all", flush=True)

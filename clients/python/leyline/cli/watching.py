@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self
 
@@ -12,16 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from leyline import document
-from leyline.cli.output import (
-    KASMINA,
-    AsJson,
-    Ca,
-    KasminaAt,
-    as_dict,
-    finish,
-    print_json,
-    tell_break,
-)
+from leyline.channel import NO_CREDENTIALS, Credentials
+from leyline.cli.credentials import connecting
+from leyline.cli.output import KASMINA, AsJson, KasminaAt, as_dict, finish, print_json, tell_break
 from leyline.client import Trainer
 from leyline.pace import Pace
 from leyline.record import EpisodeRecord, RunRecord, stage_name, state_name
@@ -34,11 +26,12 @@ def register(commands: typer.Typer) -> None:
     commands.command()(watch)
 
 
+@connecting
 def watch(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
     after: Annotated[int, typer.Option(help="Show events after this sequence only.")] = 0,
     kasmina: KasminaAt = KASMINA,
-    ca: Ca = None,
+    credentials: Credentials = NO_CREDENTIALS,
     as_json: AsJson = False,
 ) -> None:
     """Show what happens in a run until it ends; the exit code says whether it completed.
@@ -51,11 +44,17 @@ def watch(
 
       leyline run watch my-run --json | jq -c .step_decided.decision
     """
-    follow(run_id, after, kasmina, ca, as_json, with_result=False)
+    follow(run_id, after, kasmina, credentials, as_json, with_result=False)
 
 
 def follow(
-    run_id: str, after: int, kasmina: str, ca: Path | None, as_json: bool, *, with_result: bool
+    run_id: str,
+    after: int,
+    kasmina: str,
+    credentials: Credentials,
+    as_json: bool,
+    *,
+    with_result: bool,
 ) -> None:
     """Show a run until it ends, and leave with the exit code that says how.
 
@@ -65,7 +64,7 @@ def follow(
     record = RunRecord()
 
     async def watched() -> Run:
-        async with Trainer(kasmina, ca, tell_break) as trainer:
+        async with Trainer(kasmina, credentials, tell_break) as trainer:
             with _View(record, Pace((await trainer.get(run_id)).spec), as_json) as view:
                 async for event in trainer.watch(run_id, after):
                     record.add(event)

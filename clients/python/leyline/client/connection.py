@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from leyline.channel import NO_CREDENTIALS, Credentials, FileChannel
 from leyline.client.patience import OnBreak, Patience
 from leyline.error import ServiceError, from_rpc_error
 
@@ -34,29 +34,36 @@ def _silently(error: ServiceError, wait_s: float) -> None:
 class Client:
     """A connection to one server. Use it as an asynchronous context."""
 
-    def __init__(self, address: str, ca: Path | None = None, on_break: OnBreak = _silently) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials = NO_CREDENTIALS,
+        on_break: OnBreak = _silently,
+    ) -> None:
         """Prepare a connection; it is made by the first call.
 
         Args:
             address: `HOST:PORT` or `unix:/absolute/path`.
-            ca: PEM file with the certificates that the server's may be signed by. None: plain text.
+            credentials: whom to trust, and what to show.
             on_break: told whenever a stream broke and will be called again.
         """
         self.address = address
-        self._ca = ca
+        self._credentials = credentials
         self._on_break = on_break
 
     async def __aenter__(self) -> Self:
+        """Open the channel.
+
+        Raises:
+            CredentialsError: a file cannot be read, or the token would leave this machine in plain
+                text.
+        """
         # A service that comes back is found within two seconds; gRPC's own longest wait is 120.
         options = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
-        if self._ca is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=options)
-        else:
-            credentials = grpc.ssl_channel_credentials(self._ca.read_bytes())
-            self._channel = grpc.aio.secure_channel(self.address, credentials, options=options)
+        self._channel = FileChannel(self.address, self._credentials, options)
         self._open(self._channel)
         return self
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
+from leyline.channel import NO_CREDENTIALS, Credentials, plain_text
 from leyline.error import ServiceError, from_rpc_error, from_status
 from leyline.identity import sampling_seed
 from leyline.rules import violations
@@ -43,6 +43,10 @@ CALL_TIMEOUT_S = 10.0
 STREAM_TIMEOUT_S = 60.0
 """A stream may be a thousand queries long, and the policy a slow one."""
 _CONNECT_S = 5.0
+# What grpc.aio puts in place of the status of a server that ends a stream while it is written to,
+# where a write fails after the status has come: https://github.com/grpc/grpc/issues/36066.
+_STATUS_LOST = "Internal error from Core"
+_ATTEMPTS = 10
 _OPTIONS = (
     # What a test sends too much of must be refused by the server, not by this client.
     ("grpc.max_send_message_length", -1),
@@ -70,17 +74,20 @@ class Target:
 
     Attributes:
         address: `HOST:PORT` or `unix:/absolute/path`.
-        ca: PEM file with the certificates that the server's may be signed by. None: plain text.
+        credentials: for TLS; the token is apart, because cases change it.
         token: bearer token that calls carry. None: none is needed.
         restart_command: shell command that asks the server to end (SIGTERM), starts it again at
             the same address, and returns. None: such cases are skipped.
+        stream_timeout_s: how long a stream may take that is asked up to a thousand queries,
+            above 0.
         info: what the implementation said of itself.
     """
 
     address: str
-    ca: Path | None = None
+    credentials: Credentials = NO_CREDENTIALS
     token: str | None = None
     restart_command: str | None = None
+    stream_timeout_s: float = STREAM_TIMEOUT_S
     info: GetPolicyInfoResponse = field(default_factory=GetPolicyInfoResponse)
 
     async def introduced(self) -> Target:
@@ -112,19 +119,25 @@ class Target:
         """Give a connection of its own: nothing is shared with any other, not even TCP.
 
         Args:
-            secure: False speaks plain text to a server that has a certificate.
+            secure: False speaks plain text to a server that has a certificate, without the token.
             with_token: False leaves the token out.
+
+        Raises:
+            CredentialsError: a file cannot be used, or the token would leave this machine in plain
+                text.
         """
+        token = self.token if with_token and secure else None
         # Channels of equal arguments share their connections otherwise.
         options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        if self.ca is None or not secure:
-            channel = grpc.aio.insecure_channel(self.address, options=options)
+        if self.credentials.ca is None or not secure:
+            plain = plain_text(self.address, with_token=token is not None)
+            channel = grpc.aio.insecure_channel(self.address, options=(*options, *plain))
         else:
-            credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
+            credentials = self.credentials.of_tls()
             channel = grpc.aio.secure_channel(self.address, credentials, options=options)
         metadata: tuple[tuple[str, str], ...] = ()
-        if self.token is not None and with_token:
-            metadata = (("authorization", f"Bearer {self.token}"),)
+        if token is not None:
+            metadata = (("authorization", f"Bearer {token}"),)
         async with channel:
             yield Connection(self, channel, metadata)
 
@@ -193,20 +206,31 @@ class Connection:
         answer: DecideResponse = await self._heard(call(request, **self._terms(timeout_s)))
         return answer.decision
 
-    async def stream(
-        self, queries: Iterable[DecisionQuery], timeout_s: float = STREAM_TIMEOUT_S
-    ) -> list[StreamDecisionsResponse]:
+    async def stream(self, queries: Iterable[DecisionQuery]) -> list[StreamDecisionsResponse]:
         """Send queries on one stream without waiting for answers, half-close, hear it to its
         end."""
-        requests = (StreamDecisionsRequest(query=query) for query in queries)
+        asked = [StreamDecisionsRequest(query=query) for query in queries]
         call = PolicyServiceStub(self.channel).StreamDecisions
-        answers: list[StreamDecisionsResponse] = await self._heard(
-            _all(call(requests, **self._terms(timeout_s)))
-        )
-        return answers
+        for attempt in range(1, _ATTEMPTS + 1):
+            terms = self._terms(self.target.stream_timeout_s)
+            try:
+                answers: list[StreamDecisionsResponse] = await self._heard(
+                    _all(call(iter(asked), **terms))
+                )
+                return answers
+            except ServiceError as error:
+                if error.message != _STATUS_LOST or attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError
 
-    def open_stream(self, timeout_s: float = STREAM_TIMEOUT_S) -> Any:
-        """Return a stream that is written to and read from by hand."""
+    def open_stream(self, timeout_s: float | None = None) -> Any:
+        """Return a stream that is written to and read from by hand.
+
+        Args:
+            timeout_s: None: as long as the target's streams may take.
+        """
+        if timeout_s is None:
+            timeout_s = self.target.stream_timeout_s
         return PolicyServiceStub(self.channel).StreamDecisions(**self._terms(timeout_s))
 
     async def health(self, service: str) -> str:

@@ -7,9 +7,9 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
+from leyline.channel import NO_CREDENTIALS, Credentials
 from leyline.client import Experience, Learner, PolicyServer, Registry, Trainer
 from leyline.demo.preset import Data, Preset
 from leyline.error import ServiceError
@@ -84,7 +84,7 @@ class Session:
 
     addresses: Addresses
     view: View
-    ca: Path | None = None
+    credentials: Credentials = NO_CREDENTIALS
 
     async def carry_out(self, demonstration: Demonstration) -> None:
         """Train, run, and gather what came of it.
@@ -92,13 +92,13 @@ class Session:
         Raises:
             ServiceError, DemoError: something does not work. What was started is stopped.
         """
-        at, ca = self.addresses, self.ca
+        at, credentials = self.addresses, self.credentials
         async with (
-            Trainer(at.kasmina, ca) as trainer,
-            PolicyServer(at.tamiyo, ca) as policy,
-            Learner(at.simic, ca) as learner,
-            Experience(at.simic, ca) as experience,
-            Registry(at.simic, ca) as registry,
+            Trainer(at.kasmina, credentials) as trainer,
+            PolicyServer(at.tamiyo, credentials) as policy,
+            Learner(at.simic, credentials) as learner,
+            Experience(at.simic, credentials) as experience,
+            Registry(at.simic, credentials) as registry,
         ):
             await trainer.serving(_READY_S)
             await learner.serving(_READY_S)

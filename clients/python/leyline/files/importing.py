@@ -55,7 +55,8 @@ class Importer:
 
     What is there already of an episode is compared first. Where it says something else the episode
     stays as it is, its fence too: somebody may be writing it. What an import that broke off has
-    left is completed.
+    left is completed. The comparison is exact: a file has copies of steps, and one that was done at
+    another time, which a trainer may send again, is not the same.
     """
 
     def __init__(self, experience: Experience, *, dry_run: bool = False) -> None:

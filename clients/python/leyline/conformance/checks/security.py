@@ -13,7 +13,7 @@ from leyline.error import ServiceError
 
 async def refuses_plain_text(target: Target) -> None:
     """A server with a certificate answers nobody who speaks plain text."""
-    if target.ca is None:
+    if target.credentials.ca is None:
         raise Skipped("give --ca to test a server that speaks TLS")
     async with target.connect(secure=False) as connection:
         try:
