@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -19,6 +21,12 @@ import (
 	"leyline/clients/go/internal/golden"
 	"leyline/clients/go/leylinev1"
 )
+
+func TestMain(m *testing.M) {
+	// The token of this machine's user is not for tests.
+	os.Setenv("XDG_STATE_HOME", os.DevNull)
+	m.Run()
+}
 
 // lastEvent is the end of the run that the fake trainer has.
 const lastEvent = 6
@@ -28,6 +36,13 @@ type trainer struct {
 	leylinev1.UnimplementedTrainerServiceServer
 	server *grpc.Server
 	shows  uint64
+	heard  []string
+}
+
+// GetRun hears what credentials the call carries.
+func (f *trainer) GetRun(ctx context.Context, _ *leylinev1.GetRunRequest) (*leylinev1.GetRunResponse, error) {
+	f.heard = metadata.ValueFromIncomingContext(ctx, "authorization")
+	return &leylinev1.GetRunResponse{Run: &leylinev1.Run{}}, nil
 }
 
 func (f *trainer) StartRun(context.Context, *leylinev1.StartRunRequest) (*leylinev1.StartRunResponse, error) {
@@ -72,9 +87,9 @@ func serve(t *testing.T, network, address string, fake *trainer) net.Addr {
 	return listener.Addr()
 }
 
-func dial(t *testing.T, address string) *leyline.Trainer {
+func dial(t *testing.T, address string, credentials leyline.Credentials) *leyline.Trainer {
 	t.Helper()
-	connection, err := leyline.Dial(address, nil)
+	connection, err := leyline.Dial(address, credentials)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +101,7 @@ func TestAWatchSurvivesAServerThatGoesAndComesBack(t *testing.T) {
 	first := &trainer{shows: lastEvent / 2}
 	address := serve(t, "tcp", "127.0.0.1:0", first)
 	var seen []uint64
-	for event, err := range dial(t, address.String()).Watch(t.Context(), "run", 0) {
+	for event, err := range dial(t, address.String(), leyline.Credentials{}).Watch(t.Context(), "run", 0) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +119,7 @@ func TestAWatchSurvivesAServerThatGoesAndComesBack(t *testing.T) {
 func TestAUnixSocketIsAnAddress(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "socket")
 	serve(t, "unix", path, &trainer{shows: lastEvent})
-	for _, err := range dial(t, "unix:"+path).Watch(t.Context(), "run", lastEvent-1) {
+	for _, err := range dial(t, "unix:"+path, leyline.Credentials{}).Watch(t.Context(), "run", lastEvent-1) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,7 +128,7 @@ func TestAUnixSocketIsAnAddress(t *testing.T) {
 
 func TestAnErrorSaysWhatTheServiceSaid(t *testing.T) {
 	address := serve(t, "tcp", "127.0.0.1:0", &trainer{})
-	_, err := dial(t, address.String()).Start(t.Context(), "", &leylinev1.RunSpec{})
+	_, err := dial(t, address.String(), leyline.Credentials{}).Start(t.Context(), "", &leylinev1.RunSpec{})
 	var refused *leyline.Error
 	if !errors.As(err, &refused) {
 		t.Fatalf("got %v", err)
@@ -139,7 +154,7 @@ func TestAnErrorSaysWhatTheServiceSaid(t *testing.T) {
 func TestACallEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := dial(t, "127.0.0.1:1").Get(ctx, "run"); !errors.Is(err, context.Canceled) {
+	if _, err := dial(t, "127.0.0.1:1", leyline.Credentials{}).Get(ctx, "run"); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }

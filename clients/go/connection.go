@@ -1,7 +1,7 @@
 // Package leyline is a client of Leyline's services: it starts runs on a trainer and watches them, and lists the policy
 // versions of a registry.
 //
-//	connection, err := leyline.Dial("127.0.0.1:50051", nil)
+//	connection, err := leyline.Dial("127.0.0.1:50051", leyline.Credentials{})
 //	...
 //	trainer := leyline.NewTrainer(connection)
 //	run, err := trainer.Start(ctx, "", &leylinev1.RunSpec{Host: &leylinev1.HostSpec{Name: "simulator"}})
@@ -16,13 +16,10 @@
 package leyline
 
 import (
-	"crypto/tls"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 )
 
@@ -39,18 +36,26 @@ const (
 // Dial prepares a connection to one server; the first call makes it, and it is made again after every loss. Whoever dials
 // closes it.
 //
-// The address is HOST:PORT, [IPV6]:PORT or unix:/absolute/path. A nil config means plain text; otherwise the server is
-// called over TLS, with the certificates that the config has.
-func Dial(address string, config *tls.Config) (*grpc.ClientConn, error) {
-	transport := insecure.NewCredentials()
-	if config != nil {
-		transport = credentials.NewTLS(config)
+// The address is HOST:PORT, [IPV6]:PORT or unix:/absolute/path. Where the credentials have no token and the server is on this
+// machine, the one is shown by which the services of `leyline up` know their user, if there is one. The error says which of
+// the files cannot be used, or that the token would leave this machine in plain text.
+func Dial(address string, credentials Credentials) (*grpc.ClientConn, error) {
+	transport, err := credentials.transport()
+	if err != nil {
+		return nil, err
+	}
+	bearer, err := credentials.bearer(address)
+	if err != nil {
+		return nil, err
 	}
 	reconnect := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longestReconnectWait}
-	return grpc.NewClient(
-		address,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: connectTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout, PermitWithoutStream: true}),
-	)
+	}
+	if bearer != nil {
+		options = append(options, grpc.WithPerRPCCredentials(bearer))
+	}
+	return grpc.NewClient(address, options...)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -11,7 +12,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	leyline "leyline/clients/go"
 	"leyline/clients/go/leylinev1"
 	"leyline/clients/go/observation"
 	"leyline/services/tamiyo_go/internal/chassis"
@@ -28,9 +33,18 @@ const examples = `examples:
       answers runs that observe by the extended spec, over a Unix socket
   tamiyo_go --listen 127.0.0.1:0 --port-file /tmp/tamiyo.address
       lets the kernel choose a port, and writes it down
+  tamiyo_go --tokens /etc/leyline/tokens
+      answers those only who show a trainer's or an operator's token, as in authorization: Bearer TOKEN, whose SHA-256 is in
+      the file: kasmina trainer sha256:DIGEST
+  tamiyo_go --listen 0.0.0.0:50052 --credentials /certs
+      does so over TLS, with all the files of a folder that leyline certs made
+  LEYLINE_CREDENTIALS=/certs tamiyo_go health 127.0.0.1:50052
+      says whether a server serves; the exit code says it too
   tamiyo_go --listen 0.0.0.0:50052 --insecure
       takes plain text from other machines, as inside a container
 `
+
+const healthTimeout = 5 * time.Second
 
 // Exit codes, those of every service.
 const (
@@ -48,7 +62,12 @@ func main() {
 
 // run serves until a signal, and returns the exit code. What there is to say has then been said.
 func run(arguments []string, variable func(string) string, signals <-chan os.Signal, stdout, stderr io.Writer) int {
-	err := serve(arguments, variable, signals, stdout, stderr)
+	var err error
+	if len(arguments) == 2 && arguments[0] == "health" {
+		err = health(arguments[1], variable, stdout)
+	} else {
+		err = serve(arguments, variable, signals, stdout, stderr)
+	}
 	if err == nil {
 		return exitOK
 	}
@@ -65,6 +84,30 @@ func run(arguments []string, variable func(string) string, signals <-chan os.Sig
 	default:
 		return exitFailed
 	}
+}
+
+// health asks a server whether it serves, for a container in which there is no other program.
+func health(address string, variable func(string) string, stdout io.Writer) error {
+	var credentials leyline.Credentials
+	if folder := variable("LEYLINE_CREDENTIALS"); folder != "" {
+		credentials = leyline.CredentialsIn(folder)
+	}
+	connection, err := leyline.Dial(address, credentials)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), healthTimeout)
+	defer cancel()
+	answer, err := grpc_health_v1.NewHealthClient(connection).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, answer.GetStatus())
+	if answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
+		return errors.New(address + " does not serve")
+	}
+	return nil
 }
 
 func serve(arguments []string, variable func(string) string, signals <-chan os.Signal, stdout, stderr io.Writer) error {

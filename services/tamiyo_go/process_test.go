@@ -16,8 +16,15 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
+	leyline "leyline/clients/go"
 	"leyline/clients/go/leylinev1"
 )
+
+func TestMain(m *testing.M) {
+	// The token of this machine's user is not for tests.
+	os.Setenv("XDG_STATE_HOME", os.DevNull)
+	m.Run()
+}
 
 // process is a server that runs as main would run it, in this process.
 type process struct {
@@ -64,7 +71,7 @@ func noVariable(string) string { return "" }
 
 func TestSIGTERMSaysNotServingEndsTheStreamsAndExitsWithZero(t *testing.T) {
 	p := start(t)
-	connection := p.dial(t, nil)
+	connection := p.dial(t, leyline.Credentials{})
 	watch, err := grpc_health_v1.NewHealthClient(connection).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +181,9 @@ func TestAServerThatCannotStartSaysWhyInALineAndByItsExitCode(t *testing.T) {
 			[]string{busy + " is in use by another process", "LEYLINE_TAMIYO_LISTEN"}},
 		"plain text beyond this machine": {nil, []string{"--listen", "0.0.0.0:50052"}, 2,
 			[]string{"LEYLINE_TAMIYO_LISTEN=0.0.0.0:50052 would take plain text from other machines", "--insecure"}},
+		"calls of whoever comes from other machines": {nil, []string{"--listen", "0.0.0.0:0", "--tls-certificate", file, "--tls-key", file}, 2,
+			[]string{"LEYLINE_TAMIYO_LISTEN=0.0.0.0:0 would take calls of whoever reaches it", "LEYLINE_TAMIYO_TOKENS", "--insecure"}},
+		"a rate that is none":                         {nil, []string{"--calls-per-s-per-caller", "-1"}, 2, []string{"from 0 to 1000000"}},
 		"a host name is not known to be this machine": {nil, []string{"--listen", "here:0"}, 2, []string{"--insecure"}},
 		"an address of another machine":               {nil, []string{"--listen", "192.0.2.1:0", "--insecure"}, 1, []string{"cannot listen on 192.0.2.1:0"}},
 		"no port":                                     {nil, []string{"--listen", "127.0.0.1"}, 2, []string{"listen", "HOST:PORT"}},
@@ -185,6 +195,9 @@ func TestAServerThatCannotStartSaysWhyInALineAndByItsExitCode(t *testing.T) {
 		"a certificate without its key":               {nil, []string{"--tls-certificate", file}, 2, []string{"LEYLINE_TAMIYO_TLS_KEY is missing"}},
 		"a certificate that is none":                  {nil, []string{"--tls-certificate", file, "--tls-key", file}, 2, []string{file}},
 		"authorities without a certificate":           {nil, []string{"--tls-client-ca", file}, 2, []string{"LEYLINE_TAMIYO_TLS_CLIENT_CA"}},
+		"tokens that are not there":                   {nil, []string{"--tokens", file + "s"}, 2, []string{"the tokens in " + file + "s cannot be read"}},
+		"a line of tokens that is none": {map[string]string{"LEYLINE_TAMIYO_TOKENS": file}, nil, 2,
+			[]string{file + ", line 1: must be a name, scopes out of trainer, policy, operator, and sha256:"}},
 		"two variables, a line for each": {
 			map[string]string{"LEYLINE_TAMIYO_DRAIN_GRACE_S": "-1", "LEYLINE_TAMIYO_MAX_CONCURRENT_RPCS": "many"}, nil, 2,
 			[]string{"LEYLINE_TAMIYO_DRAIN_GRACE_S=-1", "LEYLINE_TAMIYO_MAX_CONCURRENT_RPCS=many"}},

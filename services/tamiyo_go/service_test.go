@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"slices"
@@ -23,9 +22,9 @@ import (
 	"leyline/clients/go/observation"
 )
 
-func (p *process) dial(t *testing.T, config *tls.Config) *grpc.ClientConn {
+func (p *process) dial(t *testing.T, credentials leyline.Credentials) *grpc.ClientConn {
 	t.Helper()
-	connection, err := leyline.Dial(p.address, config)
+	connection, err := leyline.Dial(p.address, credentials)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +34,23 @@ func (p *process) dial(t *testing.T, config *tls.Config) *grpc.ClientConn {
 
 func (p *process) policy(t *testing.T) leylinev1.PolicyServiceClient {
 	t.Helper()
-	return leylinev1.NewPolicyServiceClient(p.dial(t, nil))
+	return leylinev1.NewPolicyServiceClient(p.dial(t, leyline.Credentials{}))
+}
+
+// ask is the smallest call.
+func ask(t *testing.T, connection *grpc.ClientConn, options ...grpc.CallOption) error {
+	t.Helper()
+	_, err := leylinev1.NewPolicyServiceClient(connection).GetPolicyInfo(t.Context(), &leylinev1.GetPolicyInfoRequest{}, options...)
+	return err
+}
+
+// decides asks on a stream.
+func decides(t *testing.T, stream grpc.BidiStreamingClient[leylinev1.StreamDecisionsRequest, leylinev1.StreamDecisionsResponse]) {
+	t.Helper()
+	stream.Send(&leylinev1.StreamDecisionsRequest{Query: query(1)})
+	if answer, err := stream.Recv(); err != nil || answer.GetDecision() == nil {
+		t.Errorf("the stream answers %v, %v", answer, err)
+	}
 }
 
 // query is one that the heuristic answers with GERMINATE in the deepest slot.
@@ -242,7 +257,7 @@ func TestAMessageThatIsTooLargeIsRefused(t *testing.T) {
 func TestCallsBeyondTheLimitAreRefused(t *testing.T) {
 	p := start(t, "--max-concurrent-rpcs", "1")
 	ctx, leave := context.WithCancel(t.Context())
-	watch, err := grpc_health_v1.NewHealthClient(p.dial(t, nil)).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
+	watch, err := grpc_health_v1.NewHealthClient(p.dial(t, leyline.Credentials{})).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +281,7 @@ func TestCallsBeyondTheLimitAreRefused(t *testing.T) {
 }
 
 func TestHealthKnowsTheServerAndItsService(t *testing.T) {
-	health := grpc_health_v1.NewHealthClient(start(t).dial(t, nil))
+	health := grpc_health_v1.NewHealthClient(start(t).dial(t, leyline.Credentials{}))
 	for _, service := range []string{"", "leyline.v1.PolicyService"} {
 		answer, err := health.Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: service})
 		if err != nil || answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
@@ -279,7 +294,7 @@ func TestHealthKnowsTheServerAndItsService(t *testing.T) {
 }
 
 func TestReflectionListsTheServices(t *testing.T) {
-	stream, err := grpc_reflection_v1.NewServerReflectionClient(start(t).dial(t, nil)).ServerReflectionInfo(t.Context())
+	stream, err := grpc_reflection_v1.NewServerReflectionClient(start(t).dial(t, leyline.Credentials{})).ServerReflectionInfo(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -41,11 +42,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("services/tamiyo_go", tmp_path_factory.mktemp("go"))
 
 
-@pytest.fixture
-def address(program: Path, tmp_path: Path) -> Iterator[str]:
-    """Where it listens. It ends well when it is told to."""
-    port_file, log = tmp_path / "go.address", tmp_path / "go.log"
-    command = [str(program), "--listen", "127.0.0.1:0", "--port-file", str(port_file)]
+@contextlib.contextmanager
+def serving(program: Path, directory: Path, *flags: str) -> Iterator[str]:
+    """Where the server listens. It ends well when it is told to."""
+    port_file, log = directory / "go.address", directory / "go.log"
+    command = [str(program), "--listen", "127.0.0.1:0", "--port-file", str(port_file), *flags]
     with log.open("wb") as output, subprocess.Popen(command, stderr=output) as process:
         try:
             while not port_file.exists():
@@ -55,6 +56,13 @@ def address(program: Path, tmp_path: Path) -> Iterator[str]:
             process.send_signal(signal.SIGTERM)
             status = process.wait(20)
     assert status == 0, log.read_text()
+
+
+@pytest.fixture
+def address(program: Path, tmp_path: Path) -> Iterator[str]:
+    """Where it listens."""
+    with serving(program, tmp_path) as address:
+        yield address
 
 
 async def test_a_run_is_decided_by_the_go_server_by_changing_one_setting(
@@ -85,16 +93,31 @@ async def test_a_run_is_decided_by_the_go_server_by_changing_one_setting(
     assert len({step.decision.action_type for step in decided}) > 2, "and something grew"
 
 
-async def test_the_go_server_passes_conformance_in_full(program: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    """The file of a server that knows a trainer, by the token `trainer`, and a policy, likewise."""
+    path = tmp_path / "tokens"
+    with path.open("w") as file:
+        for scope in ("trainer", "policy"):
+            file.write(f"a-{scope} {scope} sha256:{hashlib.sha256(scope.encode()).hexdigest()}\n")
+    return path
+
+
+async def test_the_go_server_passes_conformance_in_full(
+    program: Path, tmp_path: Path, tokens: Path
+) -> None:
     address, pid_file, port_file = f"127.0.0.1:{free_port()}", tmp_path / "pid", tmp_path / "port"
     server = [str(program), "--listen", address, "--port-file", str(port_file)]
+    server += ["--tokens", str(tokens)]
+    token = tmp_path / "token"
+    token.write_text("trainer\n")
     again = [sys.executable, "-m", "tests.conformance.restart", str(pid_file), *server]
     restart.main(pid_file, server)
     try:
         await eventually(port_file.exists, "the server listens")
         suite = await asyncio.create_subprocess_exec(
             *(LEYLINE, "conformance", address, "--level", "full", "--json"),
-            *("--restart-cmd", shlex.join(again)),
+            *("--restart-cmd", shlex.join(again), "--token-file", str(token)),
             cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
         )
@@ -105,7 +128,10 @@ async def test_the_go_server_passes_conformance_in_full(program: Path, tmp_path:
     failed = [case for case in report["cases"] if case["outcome"] == "failed"]
     assert not failed
     passed = {case["id"] for case in report["cases"] if case["outcome"] == "passed"}
-    assert passed >= {"operations.drain", "operations.restart", "streams.as-decide"}
+    assert passed >= {
+        *("operations.drain", "operations.restart", "streams.as-decide"),
+        *("security.no-token", "security.wrong-token"),
+    }
 
 
 def _another_spec(asked: DecisionQuery) -> None:
@@ -173,3 +199,23 @@ def compare(*addresses: str) -> None:
         assert refused(go, change) == refused(python, change)
     for channel in channels:
         channel.close()
+
+
+async def test_the_servers_in_go_and_python_turn_the_same_callers_away(
+    tmp_path: Path, program: Path, tokens: Path
+) -> None:
+    python = Stack(tmp_path, policy="heuristic")
+    with closing(python), serving(program, tmp_path, "--tokens", str(tokens)) as go:
+        await python.up("tamiyo", LEYLINE_TAMIYO_TOKENS=str(tokens))
+        for shown in (None, "Basic trainer", "Bearer another", "Bearer policy"):
+            theirs = python.addresses["tamiyo"]
+            said = [await asyncio.to_thread(turned_away, each, shown) for each in (go, theirs)]
+            assert said[0] == said[1]
+
+
+def turned_away(address: str, shown: str | None) -> RemoteError:
+    """What a caller is told who shows this."""
+    called = (("x-request-id", "the-same"), *((("authorization", shown),) if shown else ()))
+    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as caught:
+        PolicyServiceStub(channel).GetPolicyInfo(GetPolicyInfoRequest(), metadata=called)
+    return from_rpc_error(caught.value)  # type: ignore[arg-type]

@@ -406,9 +406,9 @@ type RejectedItem struct {
 	// The item's sequence.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Why, with the same details that an error of the call would have: BadRequest for a broken rule; reason STALE_FENCE;
-	// EPISODE_NOT_BEGUN, also for a fence that was never given; TRANSITION_CONFLICT where a different transition is stored
-	// for the step; EPISODE_ENDED for a step after the end, or another end; FINGERPRINT_MISMATCH or SLOT_COUNT_MISMATCH
-	// where the item is not of the episode as it was begun.
+	// EPISODE_NOT_BEGUN, also for a fence that was never given; TRANSITION_CONFLICT where a transition is stored for the step
+	// that differs in more than completed_at and facts.duration; EPISODE_ENDED for a step after the end, or another end;
+	// FINGERPRINT_MISMATCH or SLOT_COUNT_MISMATCH where the item is not of the episode as it was begun.
 	Error         *status.Status `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1754,7 +1754,7 @@ var File_leyline_v1_experience_proto protoreflect.FileDescriptor
 const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\n" +
 	"\x1bleyline/v1/experience.proto\x12\n" +
-	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19leyline/v1/decision.proto\x1a\x18leyline/v1/episode.proto\x1a\x17leyline/v1/policy.proto\x1a\x1bleyline/v1/transition.proto\"\xed\x03\n" +
+	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17leyline/v1/access.proto\x1a\x19leyline/v1/decision.proto\x1a\x18leyline/v1/episode.proto\x1a\x17leyline/v1/policy.proto\x1a\x1bleyline/v1/transition.proto\"\xed\x03\n" +
 	"\x13BeginEpisodeRequest\x12?\n" +
 	"\x06run_id\x18\x01 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$R\x05runId\x120\n" +
 	"\repisode_index\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\fepisodeIndex\x12 \n" +
@@ -1892,12 +1892,12 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\x1bINTEGRITY_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18INTEGRITY_STATE_CHECKING\x10\x01\x12\x19\n" +
 	"\x15INTEGRITY_STATE_SOUND\x10\x02\x12\x1b\n" +
-	"\x17INTEGRITY_STATE_DAMAGED\x10\x032\xcb\x05\n" +
-	"\x11ExperienceService\x12Q\n" +
-	"\fBeginEpisode\x12\x1f.leyline.v1.BeginEpisodeRequest\x1a .leyline.v1.BeginEpisodeResponse\x12d\n" +
-	"\x11StreamTransitions\x12$.leyline.v1.StreamTransitionsRequest\x1a%.leyline.v1.StreamTransitionsResponse(\x010\x01\x12`\n" +
-	"\x11RecordTransitions\x12$.leyline.v1.RecordTransitionsRequest\x1a%.leyline.v1.RecordTransitionsResponse\x12Z\n" +
-	"\x0fGetIngestCursor\x12\".leyline.v1.GetIngestCursorRequest\x1a#.leyline.v1.GetIngestCursorResponse\x12S\n" +
+	"\x17INTEGRITY_STATE_DAMAGED\x10\x032\xe7\x05\n" +
+	"\x11ExperienceService\x12X\n" +
+	"\fBeginEpisode\x12\x1f.leyline.v1.BeginEpisodeRequest\x1a .leyline.v1.BeginEpisodeResponse\"\x05\xda\xdd\x18\x01\x01\x12k\n" +
+	"\x11StreamTransitions\x12$.leyline.v1.StreamTransitionsRequest\x1a%.leyline.v1.StreamTransitionsResponse\"\x05\xda\xdd\x18\x01\x01(\x010\x01\x12g\n" +
+	"\x11RecordTransitions\x12$.leyline.v1.RecordTransitionsRequest\x1a%.leyline.v1.RecordTransitionsResponse\"\x05\xda\xdd\x18\x01\x01\x12a\n" +
+	"\x0fGetIngestCursor\x12\".leyline.v1.GetIngestCursorRequest\x1a#.leyline.v1.GetIngestCursorResponse\"\x05\xda\xdd\x18\x01\x01\x12S\n" +
 	"\fReadEpisodes\x12\x1f.leyline.v1.ReadEpisodesRequest\x1a .leyline.v1.ReadEpisodesResponse0\x01\x12Q\n" +
 	"\fListEpisodes\x12\x1f.leyline.v1.ListEpisodesRequest\x1a .leyline.v1.ListEpisodesResponse\x12T\n" +
 	"\rGetStatistics\x12 .leyline.v1.GetStatisticsRequest\x1a!.leyline.v1.GetStatisticsResponse\x12A\n" +
@@ -2009,6 +2009,7 @@ func file_leyline_v1_experience_proto_init() {
 	if File_leyline_v1_experience_proto != nil {
 		return
 	}
+	file_leyline_v1_access_proto_init()
 	file_leyline_v1_decision_proto_init()
 	file_leyline_v1_episode_proto_init()
 	file_leyline_v1_policy_proto_init()

@@ -41,12 +41,15 @@ type ExperienceServiceClient interface {
 	// The first call fixes the policy version: the newest activated one that decides for the episode's slots and spec. Later
 	// calls return the same one and a higher fence. A later call with another horizon, number of slots or fingerprint is
 	// INVALID_ARGUMENT. UNAVAILABLE with RetryInfo and reason VERSION_NOT_READY where a deterministic training has not made the
-	// version of this episode yet: the episode has not begun then.
+	// version of this episode yet: the episode has not begun then. A call that has ended before it is carried out, at its
+	// deadline say, is not carried out.
 	BeginEpisode(ctx context.Context, in *BeginEpisodeRequest, opts ...grpc.CallOption) (*BeginEpisodeResponse, error)
 	// Records transitions and ends of episodes, many a message. Each response acknowledges everything up to a sequence:
 	// it is committed to disk, or refused for the reason given, and need not be sent again.
 	//
-	// Sequences must grow within the stream. Recording what is already stored is acknowledged and changes nothing.
+	// Sequences must grow within the stream. Recording what is already stored is acknowledged and changes nothing. So is a
+	// transition that differs from the stored one of its step in completed_at and facts.duration alone: a trainer that has lost
+	// what it had plays the episode again.
 	StreamTransitions(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamTransitionsRequest, StreamTransitionsResponse], error)
 	// The same as one message and one answer.
 	RecordTransitions(ctx context.Context, in *RecordTransitionsRequest, opts ...grpc.CallOption) (*RecordTransitionsResponse, error)
@@ -182,12 +185,15 @@ type ExperienceServiceServer interface {
 	// The first call fixes the policy version: the newest activated one that decides for the episode's slots and spec. Later
 	// calls return the same one and a higher fence. A later call with another horizon, number of slots or fingerprint is
 	// INVALID_ARGUMENT. UNAVAILABLE with RetryInfo and reason VERSION_NOT_READY where a deterministic training has not made the
-	// version of this episode yet: the episode has not begun then.
+	// version of this episode yet: the episode has not begun then. A call that has ended before it is carried out, at its
+	// deadline say, is not carried out.
 	BeginEpisode(context.Context, *BeginEpisodeRequest) (*BeginEpisodeResponse, error)
 	// Records transitions and ends of episodes, many a message. Each response acknowledges everything up to a sequence:
 	// it is committed to disk, or refused for the reason given, and need not be sent again.
 	//
-	// Sequences must grow within the stream. Recording what is already stored is acknowledged and changes nothing.
+	// Sequences must grow within the stream. Recording what is already stored is acknowledged and changes nothing. So is a
+	// transition that differs from the stored one of its step in completed_at and facts.duration alone: a trainer that has lost
+	// what it had plays the episode again.
 	StreamTransitions(grpc.BidiStreamingServer[StreamTransitionsRequest, StreamTransitionsResponse]) error
 	// The same as one message and one answer.
 	RecordTransitions(context.Context, *RecordTransitionsRequest) (*RecordTransitionsResponse, error)

@@ -497,7 +497,7 @@ var File_leyline_v1_policy_proto protoreflect.FileDescriptor
 const file_leyline_v1_policy_proto_rawDesc = "" +
 	"\n" +
 	"\x17leyline/v1/policy.proto\x12\n" +
-	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x19leyline/v1/decision.proto\x1a\x19leyline/v1/snapshot.proto\"e\n" +
+	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17google/rpc/status.proto\x1a\x17leyline/v1/access.proto\x1a\x19leyline/v1/decision.proto\x1a\x19leyline/v1/snapshot.proto\"e\n" +
 	"\x0fSlotRequirement\x12%\n" +
 	"\aexactly\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18@(\x01H\x00R\aexactly\x12\x1b\n" +
 	"\x03any\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\x03anyB\x0e\n" +
@@ -523,11 +523,11 @@ const file_leyline_v1_policy_proto_rawDesc = "" +
 	"\astep_id\x18\x01 \x01(\v2\x12.leyline.v1.StepIdR\x06stepId\x122\n" +
 	"\bdecision\x18\x02 \x01(\v2\x14.leyline.v1.DecisionH\x00R\bdecision\x12*\n" +
 	"\x05error\x18\x03 \x01(\v2\x12.google.rpc.StatusH\x00R\x05errorB\x10\n" +
-	"\aoutcome\x12\x05\xbaH\x02\b\x012\x86\x02\n" +
-	"\rPolicyService\x12T\n" +
-	"\rGetPolicyInfo\x12 .leyline.v1.GetPolicyInfoRequest\x1a!.leyline.v1.GetPolicyInfoResponse\x12?\n" +
-	"\x06Decide\x12\x19.leyline.v1.DecideRequest\x1a\x1a.leyline.v1.DecideResponse\x12^\n" +
-	"\x0fStreamDecisions\x12\".leyline.v1.StreamDecisionsRequest\x1a#.leyline.v1.StreamDecisionsResponse(\x010\x01b\x06proto3"
+	"\aoutcome\x12\x05\xbaH\x02\b\x012\x9b\x02\n" +
+	"\rPolicyService\x12[\n" +
+	"\rGetPolicyInfo\x12 .leyline.v1.GetPolicyInfoRequest\x1a!.leyline.v1.GetPolicyInfoResponse\"\x05\xda\xdd\x18\x01\x01\x12F\n" +
+	"\x06Decide\x12\x19.leyline.v1.DecideRequest\x1a\x1a.leyline.v1.DecideResponse\"\x05\xda\xdd\x18\x01\x01\x12e\n" +
+	"\x0fStreamDecisions\x12\".leyline.v1.StreamDecisionsRequest\x1a#.leyline.v1.StreamDecisionsResponse\"\x05\xda\xdd\x18\x01\x01(\x010\x01b\x06proto3"
 
 var (
 	file_leyline_v1_policy_proto_rawDescOnce sync.Once
@@ -581,6 +581,7 @@ func file_leyline_v1_policy_proto_init() {
 	if File_leyline_v1_policy_proto != nil {
 		return
 	}
+	file_leyline_v1_access_proto_init()
 	file_leyline_v1_decision_proto_init()
 	file_leyline_v1_snapshot_proto_init()
 	file_leyline_v1_policy_proto_msgTypes[0].OneofWrappers = []any{

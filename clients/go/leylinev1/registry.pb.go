@@ -1788,7 +1788,7 @@ var File_leyline_v1_registry_proto protoreflect.FileDescriptor
 const file_leyline_v1_registry_proto_rawDesc = "" +
 	"\n" +
 	"\x19leyline/v1/registry.proto\x12\n" +
-	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cleyline/v1/observation.proto\x1a\x17leyline/v1/policy.proto\"\xaf\x01\n" +
+	"leyline.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17leyline/v1/access.proto\x1a\x1cleyline/v1/observation.proto\x1a\x17leyline/v1/policy.proto\"\xaf\x01\n" +
 	"\fGoldenOutput\x12.\n" +
 	"\vobservation\x18\x01 \x03(\x02B\f\xbaH\t\x92\x01\x06\b\x01\x10\x80\x80\x04R\vobservation\x12+\n" +
 	"\vtype_logits\x18\x02 \x03(\x02B\n" +
@@ -1922,17 +1922,17 @@ const file_leyline_v1_registry_proto_rawDesc = "" +
 	"\x06server\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06server\"O\n" +
 	"\x13ReportPolicyRequest\x128\n" +
 	"\x06report\x18\x01 \x01(\v2\x18.leyline.v1.PolicyReportB\x06\xbaH\x03\xc8\x01\x01R\x06report\"\x16\n" +
-	"\x14ReportPolicyResponse2\xa0\x06\n" +
+	"\x14ReportPolicyResponse2\xc3\x06\n" +
 	"\x15PolicyRegistryService\x12Y\n" +
-	"\x0eRegisterPolicy\x12!.leyline.v1.RegisterPolicyRequest\x1a\".leyline.v1.RegisterPolicyResponse(\x01\x12Q\n" +
-	"\fListPolicies\x12\x1f.leyline.v1.ListPoliciesRequest\x1a .leyline.v1.ListPoliciesResponse\x12H\n" +
-	"\tGetPolicy\x12\x1c.leyline.v1.GetPolicyRequest\x1a\x1d.leyline.v1.GetPolicyResponse\x12Y\n" +
-	"\x0eDownloadPolicy\x12!.leyline.v1.DownloadPolicyRequest\x1a\".leyline.v1.DownloadPolicyResponse0\x01\x12V\n" +
-	"\rWatchPolicies\x12 .leyline.v1.WatchPoliciesRequest\x1a!.leyline.v1.WatchPoliciesResponse0\x01\x12W\n" +
+	"\x0eRegisterPolicy\x12!.leyline.v1.RegisterPolicyRequest\x1a\".leyline.v1.RegisterPolicyResponse(\x01\x12X\n" +
+	"\fListPolicies\x12\x1f.leyline.v1.ListPoliciesRequest\x1a .leyline.v1.ListPoliciesResponse\"\x05\xda\xdd\x18\x01\x02\x12O\n" +
+	"\tGetPolicy\x12\x1c.leyline.v1.GetPolicyRequest\x1a\x1d.leyline.v1.GetPolicyResponse\"\x05\xda\xdd\x18\x01\x02\x12`\n" +
+	"\x0eDownloadPolicy\x12!.leyline.v1.DownloadPolicyRequest\x1a\".leyline.v1.DownloadPolicyResponse\"\x05\xda\xdd\x18\x01\x020\x01\x12]\n" +
+	"\rWatchPolicies\x12 .leyline.v1.WatchPoliciesRequest\x1a!.leyline.v1.WatchPoliciesResponse\"\x05\xda\xdd\x18\x01\x020\x01\x12W\n" +
 	"\x0eActivatePolicy\x12!.leyline.v1.ActivatePolicyRequest\x1a\".leyline.v1.ActivatePolicyResponse\x12W\n" +
 	"\x0eRollBackPolicy\x12!.leyline.v1.RollBackPolicyRequest\x1a\".leyline.v1.RollBackPolicyResponse\x12W\n" +
-	"\x0eCollectGarbage\x12!.leyline.v1.CollectGarbageRequest\x1a\".leyline.v1.CollectGarbageResponse\x12Q\n" +
-	"\fReportPolicy\x12\x1f.leyline.v1.ReportPolicyRequest\x1a .leyline.v1.ReportPolicyResponseb\x06proto3"
+	"\x0eCollectGarbage\x12!.leyline.v1.CollectGarbageRequest\x1a\".leyline.v1.CollectGarbageResponse\x12X\n" +
+	"\fReportPolicy\x12\x1f.leyline.v1.ReportPolicyRequest\x1a .leyline.v1.ReportPolicyResponse\"\x05\xda\xdd\x18\x01\x02b\x06proto3"
 
 var (
 	file_leyline_v1_registry_proto_rawDescOnce sync.Once
@@ -2032,6 +2032,7 @@ func file_leyline_v1_registry_proto_init() {
 	if File_leyline_v1_registry_proto != nil {
 		return
 	}
+	file_leyline_v1_access_proto_init()
 	file_leyline_v1_observation_proto_init()
 	file_leyline_v1_policy_proto_init()
 	file_leyline_v1_registry_proto_msgTypes[1].OneofWrappers = []any{}

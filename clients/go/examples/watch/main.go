@@ -1,6 +1,9 @@
 // Watch starts a run on the growth simulator, watches it to its end, and lists the policy versions that there are.
 //
 //	go run ./examples/watch --trainer 127.0.0.1:50051 --registry 127.0.0.1:50053 --episodes 20
+//	go run ./examples/watch --trainer trainer:50051 --registry registry:50053 --credentials operator
+//
+// The folder of credentials, which `leyline certs` made, may also stand in LEYLINE_CREDENTIALS.
 package main
 
 import (
@@ -22,7 +25,12 @@ func main() {
 	runID := flag.String("run-id", "", "`name` for the run; the trainer chooses one where it is empty")
 	episodes := flag.Uint("episodes", 20, "episodes to play")
 	seed := flag.Uint64("seed", 1, "seed of everything that is random")
+	folder := flag.String("credentials", os.Getenv("LEYLINE_CREDENTIALS"), "`folder` with what to show and whom to trust; none: plain text")
 	flag.Parse()
+	var credentials leyline.Credentials
+	if *folder != "" {
+		credentials = leyline.CredentialsIn(*folder)
+	}
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -32,9 +40,9 @@ func main() {
 		Episodes: uint32(*episodes),
 		Seed:     *seed,
 	}
-	err := watchRun(ctx, *trainer, *runID, spec)
+	err := watchRun(ctx, *trainer, credentials, *runID, spec)
 	if err == nil {
-		err = listPolicies(ctx, *registry)
+		err = listPolicies(ctx, *registry, credentials)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "watch:", err)
@@ -42,8 +50,8 @@ func main() {
 	}
 }
 
-func watchRun(ctx context.Context, address, runID string, spec *leylinev1.RunSpec) error {
-	connection, err := leyline.Dial(address, nil)
+func watchRun(ctx context.Context, address string, credentials leyline.Credentials, runID string, spec *leylinev1.RunSpec) error {
+	connection, err := leyline.Dial(address, credentials)
 	if err != nil {
 		return err
 	}
@@ -83,8 +91,8 @@ func show(event *leylinev1.WatchRunResponse) {
 	}
 }
 
-func listPolicies(ctx context.Context, address string) error {
-	connection, err := leyline.Dial(address, nil)
+func listPolicies(ctx context.Context, address string, credentials leyline.Credentials) error {
+	connection, err := leyline.Dial(address, credentials)
 	if err != nil {
 		return err
 	}

@@ -10,17 +10,22 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"regexp"
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"leyline/clients/go/renewal"
 )
 
 const requestIDKey = "x-request-id"
@@ -36,7 +41,8 @@ type Call struct {
 	facts map[string]any
 }
 
-// Note adds a fact to the line about the call in the log. The names in use are run_id, episode and policy_version.
+// Note adds a fact to the line about the call in the log. The names in use are caller, certificate, peer, run_id, episode
+// and policy_version.
 func (c *Call) Note(name string, fact any) {
 	c.facts[name] = fact
 }
@@ -48,35 +54,66 @@ func CurrentCall(ctx context.Context) *Call {
 	return ctx.Value(callKey{}).(*Call)
 }
 
-// calls surrounds every call of a server: an id, a line in the log, and the one place where an error becomes a status.
+// calls surrounds every call of a server: who calls, an id, a line in the log, and the one place where an error becomes a
+// status.
 type calls struct {
 	log             *slog.Logger
 	defaultDeadline time.Duration
-	open            chan struct{}
+	limits          *limits
+	// callers are those who may call; nil lets everybody call everything.
+	callers *renewal.Files[callers]
+	// certified is whether callers show certificates.
+	certified bool
 }
 
-func (c *calls) unary(
-	ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler,
-) (response any, err error) {
-	err = c.around(ctx, info.FullMethod, func(ctx context.Context) error {
-		_, bounded := ctx.Deadline()
-		if !bounded {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, c.defaultDeadline)
-			defer cancel()
-		}
-		response, err = handler(ctx, request)
-		if !bounded && errors.Is(err, context.DeadlineExceeded) {
-			limit := strconv.FormatFloat(c.defaultDeadline.Seconds(), 'g', -1, 64)
-			return &Refusal{
-				Reason:  DeadlineExceeded,
-				Message: fmt.Sprintf("the call did not finish within %s s", limit),
-				Facts:   Facts{"limit_s": limit},
+// registrar is a gRPC server whose every method has calls around it.
+type registrar struct {
+	*grpc.Server
+	calls *calls
+}
+
+// RegisterService registers a service. To gRPC all of its methods are streams: before an interceptor of a unary call could
+// ask whose it is, gRPC would wait for its message, for as long as the client likes, and parse it.
+func (r registrar) RegisterService(service *grpc.ServiceDesc, implementation any) {
+	around := *service
+	around.Methods, around.Streams = nil, nil
+	for _, method := range service.Methods {
+		handler := r.calls.unary("/"+service.ServiceName+"/"+method.MethodName, method.Handler)
+		around.Streams = append(around.Streams, grpc.StreamDesc{StreamName: method.MethodName, Handler: handler})
+	}
+	for _, stream := range service.Streams {
+		stream.Handler = r.calls.stream("/"+service.ServiceName+"/"+stream.StreamName, stream)
+		around.Streams = append(around.Streams, stream)
+	}
+	r.Server.RegisterService(&around, implementation)
+}
+
+func (c *calls) unary(method string, handler grpc.MethodHandler) grpc.StreamHandler {
+	return func(implementation any, stream grpc.ServerStream) error {
+		return c.around(stream.Context(), method, func(ctx context.Context) error {
+			return c.bounded(ctx, func(ctx context.Context) error {
+				receive := func(request any) error { return receive(ctx, stream, request) }
+				response, err := handler(implementation, ctx, receive, nil)
+				if err != nil {
+					return err
+				}
+				return stream.SendMsg(response)
+			})
+		})
+	}
+}
+
+func (c *calls) stream(method string, stream grpc.StreamDesc) grpc.StreamHandler {
+	handler, takesOne := stream.Handler, !stream.ClientStreams
+	return func(implementation any, stream grpc.ServerStream) error {
+		return c.around(stream.Context(), method, func(ctx context.Context) error {
+			inner := withContext{stream, ctx}
+			if takesOne {
+				return handler(implementation, ofOneRequest{inner, c})
 			}
-		}
-		return err
-	})
-	return response, err
+			return handler(implementation, inner)
+		})
+	}
 }
 
 // withContext is a stream whose context knows its call.
@@ -87,27 +124,63 @@ type withContext struct {
 
 func (s withContext) Context() context.Context { return s.ctx }
 
-func (c *calls) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	return c.around(stream.Context(), info.FullMethod, func(ctx context.Context) error {
-		return handler(server, withContext{stream, ctx})
-	})
+// ofOneRequest is a stream of responses alone.
+type ofOneRequest struct {
+	withContext
+	calls *calls
+}
+
+func (s ofOneRequest) RecvMsg(request any) error {
+	return s.calls.bounded(s.ctx, func(ctx context.Context) error { return receive(ctx, s.ServerStream, request) })
+}
+
+// receive waits for the one message of a call, and no longer than ctx lasts.
+func receive(ctx context.Context, stream grpc.ServerStream, request any) error {
+	received := make(chan error, 1)
+	// Only another goroutine can wait for a message and be left waiting: the end of the call ends it.
+	go func() { received <- stream.RecvMsg(request) }()
+	select {
+	case err := <-received:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// bounded does something within the server's own deadline, where the client gave none.
+func (c *calls) bounded(ctx context.Context, do func(context.Context) error) error {
+	if _, bounded := ctx.Deadline(); bounded {
+		return do(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.defaultDeadline)
+	defer cancel()
+	err := do(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		limit := strconv.FormatFloat(c.defaultDeadline.Seconds(), 'g', -1, 64)
+		return &Refusal{
+			Reason:  DeadlineExceeded,
+			Message: fmt.Sprintf("the call did not finish within %s s", limit),
+			Facts:   Facts{"limit_s": limit},
+		}
+	}
+	return err
 }
 
 func (c *calls) around(ctx context.Context, method string, serve func(context.Context) error) error {
-	select {
-	case c.open <- struct{}{}:
-		defer func() { <-c.open }()
-	default:
-		return status.Errorf(codes.ResourceExhausted, "%d calls are open already", cap(c.open))
-	}
 	call := &Call{RequestID: requestID(ctx), facts: make(map[string]any)}
 	log := c.log.With("request_id", call.RequestID, "method", method)
 	started := time.Now()
-	said := statusOf(served(context.WithValue(ctx, callKey{}, call), serve), call, log)
+	end, err := c.admit(ctx, method, call)
+	if err == nil {
+		defer end()
+		err = served(context.WithValue(ctx, callKey{}, call), serve)
+	}
+	said := statusOf(err, call, log)
 
-	level := slog.LevelInfo
-	if said.Code() == codes.OK {
-		level = slog.LevelDebug
+	level := slog.LevelDebug
+	if said.Code() != codes.OK {
+		level = slog.LevelInfo
+		call.Note("peer", hostOf(ctx))
 	}
 	attributes := []slog.Attr{
 		slog.String("code", code.Code(said.Code()).String()),
@@ -118,6 +191,40 @@ func (c *calls) around(ctx context.Context, method string, serve func(context.Co
 	}
 	log.LogAttrs(ctx, level, "call", attributes...)
 	return said.Err()
+}
+
+// admit notes who calls, where not everybody may, and counts the call as his until end: by the token, or else by where the
+// call comes from. The error is a [*Refusal].
+func (c *calls) admit(ctx context.Context, method string, call *Call) (end func(), err error) {
+	if method == healthCheck {
+		// A full server is alive, and whoever restarts those that are not must hear so.
+		return func() {}, nil
+	}
+	if c.callers == nil {
+		return c.limits.begin(networkOf(hostOf(ctx)))
+	}
+	who, err := c.callers.Now().caller(ctx, call, c.certified)
+	if isOpen := strings.HasPrefix(method, openToAll); isOpen && err != nil {
+		return c.limits.beginWatch()
+	} else if err == nil && !isOpen {
+		err = who.refuse(method)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.limits.begin(who.name)
+}
+
+// hostOf is where a call comes from: the address, without the port.
+func hostOf(ctx context.Context) string {
+	from, known := peer.FromContext(ctx)
+	if !known {
+		return ""
+	}
+	if address, err := netip.ParseAddrPort(from.Addr.String()); err == nil {
+		return address.Addr().Unmap().String()
+	}
+	return "unix:"
 }
 
 // panicked is a bug that showed itself in a handler.

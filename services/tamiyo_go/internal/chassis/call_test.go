@@ -19,12 +19,27 @@ import (
 	leyline "leyline/clients/go"
 )
 
+// played is a stream of a call that a test plays; nothing comes or goes on it.
+type played struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (p played) Context() context.Context { return p.ctx }
+
 // answer plays a unary call whose handler is given, and returns what the client would see and the log.
 func answer(t *testing.T, ctx context.Context, handler grpc.UnaryHandler) (*leyline.Error, string) {
 	t.Helper()
 	var log bytes.Buffer
-	around := &calls{log: NewLog(&log, "test", slog.LevelDebug), defaultDeadline: 20 * time.Millisecond, open: make(chan struct{}, 1)}
-	_, err := around.unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/test/Call"}, handler)
+	around := &calls{
+		log:             NewLog(&log, "test", slog.LevelDebug),
+		defaultDeadline: 20 * time.Millisecond,
+		limits:          newLimits(Settings{MaxConcurrentRPCs: 1}),
+	}
+	method := func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		return handler(ctx, nil)
+	}
+	err := around.unary("/test/Call", method)(nil, played{ctx: ctx})
 	if err == nil {
 		t.Fatal("it was answered")
 	}
@@ -117,7 +132,7 @@ func TestACallThatDoesNotEndIsCutOffAfterTheGraceOrBySecondSignal(t *testing.T) 
 			entered, signals, ended := make(chan struct{}), make(chan os.Signal, 2), make(chan error)
 			server.GRPC.RegisterService(stuck(entered), nil)
 			go func() { ended <- server.Serve(signals) }()
-			connection, err := leyline.Dial("unix:"+path, nil)
+			connection, err := leyline.Dial("unix:"+path, leyline.Credentials{})
 			if err != nil {
 				t.Fatal(err)
 			}

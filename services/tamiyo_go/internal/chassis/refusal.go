@@ -39,8 +39,13 @@ type Reason struct {
 var (
 	InvalidArgument       = Reason{name: "INVALID_ARGUMENT", code: codes.InvalidArgument}
 	DeadlineExceeded      = Reason{name: "DEADLINE_EXCEEDED", code: codes.DeadlineExceeded}
+	Unauthenticated       = Reason{name: "UNAUTHENTICATED", code: codes.Unauthenticated}
+	ScopeMissing          = Reason{name: "SCOPE_MISSING", code: codes.PermissionDenied}
 	FingerprintMismatch   = Reason{name: "FINGERPRINT_MISMATCH", code: codes.FailedPrecondition}
 	PolicyVersionNotFound = Reason{name: "POLICY_VERSION_NOT_FOUND", code: codes.NotFound}
+	TooManyCalls          = Reason{name: "TOO_MANY_CALLS", code: codes.ResourceExhausted, retryAfter: time.Second / 2}
+	TooManyCallsOfCaller  = Reason{name: "TOO_MANY_CALLS_OF_CALLER", code: codes.ResourceExhausted, retryAfter: time.Second / 2}
+	CallerTooFast         = Reason{name: "CALLER_TOO_FAST", code: codes.ResourceExhausted, retryAfter: time.Second}
 	ShuttingDown          = Reason{name: "SHUTTING_DOWN", code: codes.Unavailable, retryAfter: time.Second}
 	internal              = Reason{name: "INTERNAL", code: codes.Internal}
 )

@@ -3,8 +3,6 @@
 package chassis
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,7 +11,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -24,7 +21,7 @@ const leastPingInterval = 5 * time.Second
 
 // Server is a gRPC server with health, reflection, and everything around a call. Register services with GRPC, then Serve.
 type Server struct {
-	GRPC *grpc.Server
+	GRPC registrar
 	// Draining is closed when the server begins to stop; for streams that wait.
 	Draining <-chan struct{}
 
@@ -35,20 +32,26 @@ type Server struct {
 }
 
 // NewServer makes a server; nothing is bound yet. The services' full names are for health. The error is a [*SettingsError]
-// where a certificate cannot be used.
+// where a certificate or the tokens cannot be used.
 func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server, error) {
 	around := &calls{
 		log:             log,
 		defaultDeadline: settings.DefaultDeadline,
-		open:            make(chan struct{}, settings.MaxConcurrentRPCs),
+		limits:          newLimits(settings),
+		certified:       settings.TLSClientCA != "",
+	}
+	if settings.Tokens != "" {
+		var err error
+		if around.callers, err = newCallers(settings.Tokens, log); err != nil {
+			return nil, err
+		}
 	}
 	options := []grpc.ServerOption{
-		grpc.UnaryInterceptor(around.unary),
-		grpc.StreamInterceptor(around.stream),
 		grpc.MaxRecvMsgSize(settings.MaxMessageBytes),
 		grpc.MaxSendMsgSize(settings.MaxMessageBytes),
-		// Of one connection, calls beyond the number wait at the client; of several, they are refused.
-		grpc.MaxConcurrentStreams(uint32(settings.MaxConcurrentRPCs)),
+		// Of one connection; further ones wait at the client. More than may be open: who asks for too much is told so, and
+		// does not just wait.
+		grpc.MaxConcurrentStreams(uint32(settings.MaxConcurrentRPCs + strangersWatches)),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionAge:      settings.MaxConnectionAge,
 			MaxConnectionAgeGrace: settings.MaxConnectionAgeGrace,
@@ -59,15 +62,15 @@ func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: leastPingInterval, PermitWithoutStream: true}),
 	}
 	if settings.TLSCertificate != "" {
-		config, err := tlsConfig(settings)
+		secure, err := tlsCredentials(settings, log)
 		if err != nil {
 			return nil, err
 		}
-		options = append(options, grpc.Creds(credentials.NewTLS(config)))
+		options = append(options, grpc.Creds(secure))
 	}
 	drain := make(chan struct{})
 	s := &Server{
-		GRPC:     grpc.NewServer(options...),
+		GRPC:     registrar{grpc.NewServer(options...), around},
 		Draining: drain,
 		settings: settings,
 		log:      log,
@@ -90,7 +93,8 @@ func (s *Server) Serve(signals <-chan os.Signal) error {
 	defer listener.Close()
 	// Before anybody is told where: whoever learns of the address finds a server that serves.
 	s.health.open()
-	s.log.Info("serving", "address", address.String(), "tls", s.settings.TLSCertificate != "")
+	s.log.Info("serving", "address", address.String(), "tls", s.settings.TLSCertificate != "",
+		"asks_for_tokens", s.settings.Tokens != "", "asks_for_certificates", s.settings.TLSClientCA != "")
 	if s.settings.PortFile != "" {
 		if err := writeWhole(s.settings.PortFile, address.String()+"\n"); err != nil {
 			return err
@@ -153,27 +157,6 @@ func rootOf(err error) error {
 		}
 		err = inner
 	}
-}
-
-func tlsConfig(settings Settings) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(settings.TLSCertificate, settings.TLSKey)
-	if err != nil {
-		return nil, &SettingsError{[]string{fmt.Sprintf(
-			"%s and %s are no PEM certificate with its key: %v", settings.TLSCertificate, settings.TLSKey, err)}}
-	}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	if settings.TLSClientCA == "" {
-		return config, nil
-	}
-	authorities, err := os.ReadFile(settings.TLSClientCA)
-	if err != nil {
-		return nil, &SettingsError{[]string{fmt.Sprintf("%s cannot be read: %v", settings.TLSClientCA, rootOf(err))}}
-	}
-	config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-	if !config.ClientCAs.AppendCertsFromPEM(authorities) {
-		return nil, &SettingsError{[]string{settings.TLSClientCA + " holds no PEM certificates"}}
-	}
-	return config, nil
 }
 
 // writeWhole writes a file so that nobody who waits for it reads half of it.

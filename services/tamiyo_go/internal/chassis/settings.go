@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,33 +19,46 @@ const EnvironmentPrefix = "LEYLINE_TAMIYO_"
 type Settings struct {
 	Listen                Address
 	Insecure              bool
+	Credentials           string
 	TLSCertificate        string
 	TLSKey                string
 	TLSClientCA           string
+	Tokens                string
 	MaxMessageBytes       int
 	DrainGrace            time.Duration
 	MaxConnectionAge      time.Duration
 	MaxConnectionAgeGrace time.Duration
 	MaxConcurrentRPCs     int
-	DefaultDeadline       time.Duration
-	Keepalive             time.Duration
-	KeepaliveTimeout      time.Duration
-	LogLevel              slog.Level
-	PortFile              string
+	// MaxConcurrentRPCsPerCaller is 0 where one caller may have all of them.
+	MaxConcurrentRPCsPerCaller int
+	// CallsPerSPerCaller is 0 where callers may begin any number.
+	CallsPerSPerCaller float64
+	DefaultDeadline    time.Duration
+	Keepalive          time.Duration
+	KeepaliveTimeout   time.Duration
+	LogLevel           slog.Level
+	PortFile           string
 }
 
 // Register declares a flag for each setting.
 func (s *Settings) Register(flags *flag.FlagSet) {
 	flags.Var(&s.Listen, "listen", "`HOST:PORT`, [IPV6]:PORT or unix:/absolute/path to listen on; port 0 lets the kernel choose")
-	flags.BoolVar(&s.Insecure, "insecure", false, "allow plain text on an address that other machines reach")
+	flags.BoolVar(&s.Insecure, "insecure", false, "allow plain text, or calls of whoever comes, on an address that other machines reach")
+	flags.StringVar(&s.Credentials, "credentials", "", "`FOLDER` that leyline certs made; each of the four below that is not given is the file of it")
 	flags.StringVar(&s.TLSCertificate, "tls-certificate", "", "PEM `FILE` with the chain that this server shows; with the key it speaks TLS only")
 	flags.StringVar(&s.TLSKey, "tls-key", "", "PEM `FILE` with the private key of the certificate")
 	flags.StringVar(&s.TLSClientCA, "tls-client-ca", "", "PEM `FILE` with certificates; given, clients must show one that these have signed")
+	flags.StringVar(&s.Tokens, "tokens", "", "`FILE` with a line for each token: NAME SCOPES sha256:DIGEST; given, callers must show one, but for health")
 	integer(flags, &s.MaxMessageBytes, "max-message-bytes", 4<<20, 64<<10, 64<<20, "largest message in either direction")
 	seconds(flags, &s.DrainGrace, "drain-grace-s", 10, 0, 3600, "`SECONDS` that open calls have to end after SIGTERM")
 	seconds(flags, &s.MaxConnectionAge, "max-connection-age-s", 1800, 1, 86400, "`SECONDS` after which clients have to connect anew")
 	seconds(flags, &s.MaxConnectionAgeGrace, "max-connection-age-grace-s", 3600, 0, 86400, "`SECONDS` that calls on an old connection may go on")
-	integer(flags, &s.MaxConcurrentRPCs, "max-concurrent-rpcs", 1024, 1, 100_000, "calls open at once, health watches included")
+	integer(flags, &s.MaxConcurrentRPCs, "max-concurrent-rpcs", 1024, 1, 100_000, "calls open at once; 32 health watches of callers without a token come on top")
+	integer(flags, &s.MaxConcurrentRPCsPerCaller, "max-concurrent-rpcs-per-caller", 0, 0, 100_000,
+		"the same for one caller, by its token or else its address; 0: as many as the server takes")
+	number(flags, "calls-per-s-per-caller", 0, 0, 1_000_000,
+		"`CALLS` that one caller may begin in a second; messages on a stream are not counted; 0: any number",
+		func(given float64) { s.CallsPerSPerCaller = given })
 	seconds(flags, &s.DefaultDeadline, "default-deadline-s", 60, 0.001, 3600, "`SECONDS` for a unary call whose client gave no deadline")
 	seconds(flags, &s.Keepalive, "keepalive-s", 30, 10, 3600, "`SECONDS` of silence after which a connection is probed")
 	seconds(flags, &s.KeepaliveTimeout, "keepalive-timeout-s", 10, 1, 600, "`SECONDS` to wait for the answer")
@@ -76,16 +90,21 @@ func integer(flags *flag.FlagSet, into *int, name string, value, least, most int
 	})
 }
 
-func seconds(flags *flag.FlagSet, into *time.Duration, name string, value, least, most float64, usage string) {
-	duration := func(seconds float64) time.Duration { return time.Duration(seconds * float64(time.Second)) }
-	*into = duration(value)
-	flags.Func(name, fmt.Sprintf("%s, from %g to %g (default %g)", usage, least, most, value), func(text string) error {
+func number(flags *flag.FlagSet, name string, value, least, most float64, usage string, set func(float64)) {
+	set(value)
+	flags.Func(name, fmt.Sprintf("%s, from %g to %.7g (default %g)", usage, least, most, value), func(text string) error {
 		given, err := strconv.ParseFloat(text, 64)
 		if err != nil || !(least <= given && given <= most) {
-			return fmt.Errorf("must be a number of seconds from %g to %g", least, most)
+			return fmt.Errorf("must be a number from %g to %.7g", least, most)
 		}
-		*into = duration(given)
+		set(given)
 		return nil
+	})
+}
+
+func seconds(flags *flag.FlagSet, into *time.Duration, name string, value, least, most float64, usage string) {
+	number(flags, name, value, least, most, usage, func(given float64) {
+		*into = time.Duration(given * float64(time.Second))
 	})
 }
 
@@ -121,10 +140,24 @@ func Load(settings *Settings, flags *flag.FlagSet, arguments []string, variable 
 			problems = append(problems, fmt.Sprintf("%s=%s: %v", variableOf(f.Name), text, err))
 		}
 	})
+	settings.fillFromFolder()
 	if problems = append(problems, settings.problems()...); len(problems) > 0 {
 		return &SettingsError{problems}
 	}
 	return nil
+}
+
+func (s *Settings) fillFromFolder() {
+	if s.Credentials == "" {
+		return
+	}
+	for setting, file := range map[*string]string{
+		&s.TLSCertificate: "certificate.pem", &s.TLSKey: "key.pem", &s.TLSClientCA: "ca.pem", &s.Tokens: "tokens",
+	} {
+		if *setting == "" {
+			*setting = filepath.Join(s.Credentials, file)
+		}
+	}
 }
 
 func (s *Settings) problems() (all []string) {
@@ -137,10 +170,16 @@ func (s *Settings) problems() (all []string) {
 	case s.TLSCertificate == "" && s.TLSClientCA != "":
 		all = append(all, fmt.Sprintf("%s asks clients for certificates, which needs %s and %s", client, certificate, key))
 	}
-	if s.TLSCertificate == "" && !s.Insecure && !s.Listen.IsLoopback() {
+	switch {
+	case s.Insecure || s.Listen.IsLoopback():
+	case s.TLSCertificate == "":
 		all = append(all, fmt.Sprintf(
 			"%s=%s would take plain text from other machines; set %s and %s, or allow it with --insecure",
 			variableOf("listen"), s.Listen, certificate, key))
+	case s.Tokens == "" && s.TLSClientCA == "":
+		all = append(all, fmt.Sprintf(
+			"%s=%s would take calls of whoever reaches it; set %s or %s, or allow it with --insecure",
+			variableOf("listen"), s.Listen, variableOf("tokens"), client))
 	}
 	return all
 }
