@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = "make demo"
 
 
 def commands() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.e2e.readme import DEMO as README_DEMO
+from tests.e2e.readme import ROOT
 from tests.processes import processes_told
 
 DEMO = (sys.executable, "-m", "leyline.cli", "demo")
@@ -24,19 +27,23 @@ def without_cifar(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "LEYLINE_DATA": str(nowhere)}
 
 
-def test_the_demo_runs_learns_and_adds_up(tmp_path: Path, without_cifar: dict[str, str]) -> None:
-    directory = tmp_path / "demo"
+@pytest.mark.timeout(900)
+def test_the_demo_of_the_readme_runs_learns_and_adds_up(without_cifar: dict[str, str]) -> None:
+    # On CIFAR-100 it is run in containers.
     done = subprocess.run(
-        [*DEMO, "--dir", str(directory), "--json"],
+        ["bash", "-c", README_DEMO],
+        cwd=ROOT,
         env=without_cifar,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "not on cifar100: " in done.stderr
-    assert "Kasmina trains on digits" in done.stderr
-    summary = json.loads(done.stdout)
+    assert "not on cifar100: " in done.stdout
+    assert "Kasmina trains on digits" in done.stdout
+    [shown] = re.findall(r"^run directory +(.+)$", done.stdout, re.MULTILINE)
+    directory = ROOT / shown
+    summary = json.loads((directory / "summary.json").read_text())
     assert summary["problems"] == []
     assert summary["dataset"] == "digits"
     assert len(summary["episodes"]) == 10
@@ -45,8 +52,7 @@ def test_the_demo_runs_learns_and_adds_up(tmp_path: Path, without_cifar: dict[st
     learned = [version for version in summary["versions"] if version["gradient_steps"] > 0]
     assert len(learned) == 5
     assert sum(version["episodes"] for version in summary["versions"]) == 10
-    assert Path(summary["plot"]).read_bytes().startswith(b"\x89PNG")
-    assert json.loads((directory / "summary.json").read_text()) == summary
+    assert (ROOT / summary["plot"]).read_bytes().startswith(b"\x89PNG")
     assert processes_told(str(directory)) == []
 
 

@@ -86,7 +86,9 @@ async def test_without_tamiyo_the_run_goes_on_with_wait_and_then_the_policy_deci
         back_at = stack.count(stack.journal, "SELECT max(step) FROM steps")
         decided = f"SELECT count(*) FROM steps WHERE decider != {FALLBACK} AND step > {back_at}"
         await eventually(lambda: stack.count(stack.journal, decided) >= 3, "the policy decides")
-        await finish(trainer, "run")
+        await trainer.cancel("run")
+        async for _ in trainer.watch("run"):
+            pass
     await all_stored_once(stack)
     marked = stack.ask(
         stack.store,

@@ -106,6 +106,7 @@ def states(events: list[WatchRunResponse]) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.mark.lengthy
 async def test_a_full_disk_pauses_the_run_before_its_step_and_room_lets_it_go_on(
     small_disk: SmallDisk,
 ) -> None:

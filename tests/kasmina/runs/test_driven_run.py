@@ -180,6 +180,7 @@ async def test_a_caller_drives_a_share_of_a_run_from_its_first_episode_on(tmp_pa
     assert (run.state, run.episodes_ended) == (RUN_STATE_COMPLETED, 2)
 
 
+@pytest.mark.lengthy
 async def test_a_driver_comes_back_after_the_service_was_killed(tmp_path: Path) -> None:
     experience, spec = Experience(), simulated_spec(horizon=4)
     async with serving(experience) as simic:
@@ -203,6 +204,7 @@ async def test_a_driver_comes_back_after_the_service_was_killed(tmp_path: Path) 
     assert [first, *rest] == experience.episode("mine", 0)
 
 
+@pytest.mark.lengthy
 @pytest.mark.parametrize("point", [Point.SNAPSHOT_TAKEN, Point.DECISION_JOURNALLED])
 async def test_a_driver_does_not_notice_that_the_worker_died(tmp_path: Path, point: Point) -> None:
     experience, spec = Experience(), simulated_spec(horizon=3)
@@ -289,6 +291,7 @@ async def test_a_cancelled_run_ends_for_its_driver_at_the_next_decision(tmp_path
     assert response.end.message == "seen enough"
 
 
+@pytest.mark.lengthy
 async def test_a_service_that_stops_sends_its_drivers_away_and_the_run_goes_on_later(
     tmp_path: Path,
 ) -> None:

@@ -86,6 +86,7 @@ def test_the_first_blend_on_digits_costs_at_most_a_point_in_the_median_of_five(
     assert_the_bar_holds(dataset, tmp_path, batch_size=32)
 
 
+@pytest.mark.lengthy
 def test_the_first_blend_on_cifar_100_costs_at_most_a_point_in_the_median_of_five(
     tmp_path: Path,
 ) -> None:
