@@ -126,6 +126,8 @@ class PolicyServicer(PolicyServiceServicer):
                 check(query, within="query")
             else:
                 check(DecideRequest())
+            if request.HasField("traceparent"):
+                check(request)
             response.decision.CopyFrom(await self._decide(query))
         except Exception as error:
             # A policy of somebody's own may raise anything: that must not cost the episode.

@@ -219,6 +219,33 @@ func TestOnAStreamAnswersComeInOrderAndErrorsInTheirPlace(t *testing.T) {
 	}
 }
 
+func TestATraceparentChangesNoDecisionAndABrokenOneGetsItsErrorInItsPlace(t *testing.T) {
+	stream, err := start(t).policy(t).StreamDecisions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	traced := "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	answer := func(traceparent *string) *leylinev1.StreamDecisionsResponse {
+		t.Helper()
+		request := &leylinev1.StreamDecisionsRequest{Query: query(1), Traceparent: traceparent}
+		if err := stream.Send(request); err != nil {
+			t.Fatal(err)
+		}
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response
+	}
+	if untraced := answer(nil); !proto.Equal(answer(&traced), untraced) {
+		t.Errorf("with a traceparent it is not %v", untraced)
+	}
+	said := leyline.ErrorFromStatus(answer(proto.String("nonsense")).GetError())
+	if said.Reason != "INVALID_ARGUMENT" || len(said.Violations) != 1 || said.Violations[0].Field != "traceparent" {
+		t.Errorf("got %v", said)
+	}
+}
+
 func TestManyStreamsAtOnceGetTheirOwnAnswers(t *testing.T) {
 	policy := start(t).policy(t)
 	var streams sync.WaitGroup

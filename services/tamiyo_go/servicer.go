@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"leyline/clients/go/leylinev1"
 	"leyline/clients/go/rules"
@@ -54,7 +55,7 @@ func (s *servicer) StreamDecisions(
 			return err
 		}
 		response := &leylinev1.StreamDecisionsResponse{StepId: request.GetQuery().GetSnapshot().GetStepId()}
-		decision, err := s.decide(stream.Context(), &leylinev1.DecideRequest{Query: request.GetQuery()})
+		decision, err := s.decideOnStream(stream.Context(), request)
 		if refusal, isRefusal := err.(*chassis.Refusal); isRefusal {
 			response.Outcome = &leylinev1.StreamDecisionsResponse_Error{Error: refusal.Status(call.RequestID)}
 		} else if err != nil {
@@ -69,17 +70,21 @@ func (s *servicer) StreamDecisions(
 	return nil
 }
 
+// decideOnStream decides once. The rules of the query are those of Decide; what stands beside it has some of its own.
+func (s *servicer) decideOnStream(ctx context.Context, request *leylinev1.StreamDecisionsRequest) (*leylinev1.Decision, error) {
+	if err := keepsRules(request); err != nil {
+		return nil, err
+	}
+	return s.decide(ctx, &leylinev1.DecideRequest{Query: request.GetQuery()})
+}
+
 func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest) (*leylinev1.Decision, error) {
 	// Nothing is computed for a caller who does not wait any longer.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	broken, err := rules.Violations(request)
-	if err != nil {
+	if err := keepsRules(request); err != nil {
 		return nil, err
-	}
-	if broken != nil {
-		return nil, chassis.RefuseInvalid(broken)
 	}
 	query := request.GetQuery()
 	call, step := chassis.CurrentCall(ctx), query.GetSnapshot().GetStepId()
@@ -103,4 +108,16 @@ func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest)
 		}
 	}
 	return heuristic.Decide(query), nil
+}
+
+// keepsRules refuses a message that breaks a rule of the contract.
+func keepsRules(request proto.Message) error {
+	broken, err := rules.Violations(request)
+	if err != nil {
+		return err
+	}
+	if broken != nil {
+		return chassis.RefuseInvalid(broken)
+	}
+	return nil
 }

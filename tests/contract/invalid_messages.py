@@ -10,6 +10,8 @@ from tests.contract.golden_snapshots import DORMANT, TRAINING, bare, lively, ord
 
 from leyline.observation import SEED_SPEC
 from leyline.v1.decision_pb2 import SELECTION_MODE_SAMPLED, Decision, DecisionQuery
+from leyline.v1.experience_pb2 import ExperienceItem
+from leyline.v1.policy_pb2 import StreamDecisionsRequest
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
 from leyline.v1.transition_pb2 import (
     EXECUTION_RESULT_EXECUTED,
@@ -61,6 +63,7 @@ def invalid_messages() -> dict[str, tuple[str, Message, Expected]]:
     fingerprint = SEED_SPEC.fingerprint
     nan = float("nan")
     within_a_million = "double.gte_lte"
+    traced = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     query: dict[str, Any] = {"snapshot": broken(), "spec_fingerprint": fingerprint, "mode": 1}
     return {
         "snapshot-nan-loss": (
@@ -230,5 +233,15 @@ def invalid_messages() -> dict[str, tuple[str, Message, Expected]]:
             "somebody decided",
             transition(decider=0),
             [("decider", "enum.not_in")],
+        ),
+        "stream-query-traceparent-of-another-version": (
+            "a traceparent is of version 00",
+            StreamDecisionsRequest(query=DecisionQuery(**query), traceparent=f"01{traced[2:]}"),
+            [("traceparent", "string.pattern")],
+        ),
+        "item-traceparent-in-capitals": (
+            "a traceparent has lower-case hexadecimal digits",
+            ExperienceItem(sequence=1, transition=transition(), traceparent=traced.upper()),
+            [("traceparent", "string.pattern")],
         ),
     }

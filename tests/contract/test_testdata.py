@@ -26,7 +26,7 @@ TESTDATA = REPOSITORY / "proto" / "testdata"
 SNAPSHOTS = sorted((TESTDATA / "snapshots").glob("*.json"))
 INVALID = sorted((TESTDATA / "invalid").glob("*.json"))
 
-for module in ("decision", "snapshot", "transition"):
+for module in ("decision", "experience", "policy", "snapshot", "transition"):
     importlib.import_module(f"leyline.v1.{module}_pb2")
 
 
@@ -89,10 +89,11 @@ def test_an_invalid_message_gets_exactly_its_violations(file: Path) -> None:
     assert violations(message(case["type"], case["message"])) == expected
 
 
-def test_there_are_invalid_snapshots_decisions_queries_and_transitions() -> None:
+def test_there_are_invalid_snapshots_decisions_queries_transitions_and_what_carries_them() -> None:
     types = Counter(read(file)["type"].removeprefix("leyline.v1.") for file in INVALID)
     assert types.total() >= 12
-    assert set(types) == {"MultiSlotSnapshot", "Decision", "DecisionQuery", "Transition"}
+    contents = {"MultiSlotSnapshot", "Decision", "DecisionQuery", "Transition"}
+    assert set(types) == contents | {"StreamDecisionsRequest", "ExperienceItem"}
 
 
 @pytest.mark.parametrize("name", spec_names())

@@ -200,6 +200,21 @@ async def test_on_a_stream_an_invalid_query_gets_its_error_in_its_place(tmp_path
         assert any(broken.field.endswith(field) for broken in error.violations)
 
 
+async def test_a_broken_traceparent_gets_its_error_in_its_place_and_another_changes_no_decision(
+    tmp_path: Path,
+) -> None:
+    said = (None, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "nonsense", "")
+    requests = [StreamDecisionsRequest(query=query(), traceparent=each) for each in said]
+    async with running(tmp_path, policy="random") as channel:
+        call = PolicyServiceStub(channel).StreamDecisions(iter(requests))
+        answered = [response async for response in call]
+        assert [each.decision for each in answered[:2]] == [await decide(channel, query())] * 2
+    for response in answered[2:]:
+        error = from_status(response.error)
+        assert error.error_code is ErrorCode.INVALID_ARGUMENT
+        assert [broken.field for broken in error.violations] == ["traceparent"]
+
+
 async def test_a_query_that_the_policy_cannot_answer_is_refused_with_the_reason(
     tmp_path: Path, registry: RegistryServer
 ) -> None:

@@ -308,7 +308,10 @@ type ExperienceItem struct {
 	//
 	//	*ExperienceItem_Transition
 	//	*ExperienceItem_EpisodeEnd
-	Item          isExperienceItem_Item `protobuf_oneof:"item"`
+	Item isExperienceItem_Item `protobuf_oneof:"item"`
+	// Where the trainer's span of the step stands in a trace: the traceparent of W3C's Trace Context. It is not stored: what is
+	// recorded is the same with another one, or none. Unset where the step is not traced.
+	Traceparent   *string `protobuf:"bytes,5,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -380,6 +383,13 @@ func (x *ExperienceItem) GetEpisodeEnd() *EpisodeEnd {
 		}
 	}
 	return nil
+}
+
+func (x *ExperienceItem) GetTraceparent() string {
+	if x != nil && x.Traceparent != nil {
+		return *x.Traceparent
+	}
+	return ""
 }
 
 type isExperienceItem_Item interface {
@@ -1775,7 +1785,7 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"\tnext_step\x18\x04 \x01(\rR\bnextStep\x12,\n" +
 	"\x0fevaluation_pair\x18\x05 \x01(\rH\x01R\x0eevaluationPair\x88\x01\x01B\x11\n" +
 	"\x0f_policy_versionB\x12\n" +
-	"\x10_evaluation_pair\"\xcf\x01\n" +
+	"\x10_evaluation_pair\"\xb9\x02\n" +
 	"\x0eExperienceItem\x12#\n" +
 	"\bsequence\x18\x01 \x01(\x04B\a\xbaH\x042\x02 \x00R\bsequence\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x128\n" +
@@ -1783,8 +1793,10 @@ const file_leyline_v1_experience_proto_rawDesc = "" +
 	"transition\x18\x03 \x01(\v2\x16.leyline.v1.TransitionH\x00R\n" +
 	"transition\x129\n" +
 	"\vepisode_end\x18\x04 \x01(\v2\x16.leyline.v1.EpisodeEndH\x00R\n" +
-	"episodeEndB\r\n" +
-	"\x04item\x12\x05\xbaH\x02\b\x01\"T\n" +
+	"episodeEnd\x12X\n" +
+	"\vtraceparent\x18\x05 \x01(\tB1\xbaH.r,2*^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$H\x01R\vtraceparent\x88\x01\x01B\r\n" +
+	"\x04item\x12\x05\xbaH\x02\b\x01B\x0e\n" +
+	"\f_traceparent\"T\n" +
 	"\fRejectedItem\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12(\n" +
 	"\x05error\x18\x02 \x01(\v2\x12.google.rpc.StatusR\x05error\"^\n" +

@@ -354,7 +354,10 @@ func (x *DecideResponse) GetDecision() *Decision {
 type StreamDecisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The question. Its rules are checked when it is answered: a query that breaks one gets an error in its place.
-	Query         *DecisionQuery `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	Query *DecisionQuery `protobuf:"bytes,1,opt,name=query,proto3" json:"query,omitempty"`
+	// Where the trainer's span of this question stands in a trace: the traceparent of W3C's Trace Context. It is no part of the
+	// question: no decision depends on it. Unset where the step is not traced.
+	Traceparent   *string `protobuf:"bytes,2,opt,name=traceparent,proto3,oneof" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,6 +397,13 @@ func (x *StreamDecisionsRequest) GetQuery() *DecisionQuery {
 		return x.Query
 	}
 	return nil
+}
+
+func (x *StreamDecisionsRequest) GetTraceparent() string {
+	if x != nil && x.Traceparent != nil {
+		return *x.Traceparent
+	}
+	return ""
 }
 
 // The answer to the query in the same place.
@@ -516,9 +526,11 @@ const file_leyline_v1_policy_proto_rawDesc = "" +
 	"\rDecideRequest\x127\n" +
 	"\x05query\x18\x01 \x01(\v2\x19.leyline.v1.DecisionQueryB\x06\xbaH\x03\xc8\x01\x01R\x05query\"J\n" +
 	"\x0eDecideResponse\x128\n" +
-	"\bdecision\x18\x01 \x01(\v2\x14.leyline.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision\"Q\n" +
+	"\bdecision\x18\x01 \x01(\v2\x14.leyline.v1.DecisionB\x06\xbaH\x03\xc8\x01\x01R\bdecision\"\xbb\x01\n" +
 	"\x16StreamDecisionsRequest\x127\n" +
-	"\x05query\x18\x01 \x01(\v2\x19.leyline.v1.DecisionQueryB\x06\xbaH\x03\xd8\x01\x03R\x05query\"\xb8\x01\n" +
+	"\x05query\x18\x01 \x01(\v2\x19.leyline.v1.DecisionQueryB\x06\xbaH\x03\xd8\x01\x03R\x05query\x12X\n" +
+	"\vtraceparent\x18\x02 \x01(\tB1\xbaH.r,2*^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$H\x00R\vtraceparent\x88\x01\x01B\x0e\n" +
+	"\f_traceparent\"\xb8\x01\n" +
 	"\x17StreamDecisionsResponse\x12+\n" +
 	"\astep_id\x18\x01 \x01(\v2\x12.leyline.v1.StepIdR\x06stepId\x122\n" +
 	"\bdecision\x18\x02 \x01(\v2\x14.leyline.v1.DecisionH\x00R\bdecision\x12*\n" +
@@ -588,6 +600,7 @@ func file_leyline_v1_policy_proto_init() {
 		(*SlotRequirement_Exactly)(nil),
 		(*SlotRequirement_Any)(nil),
 	}
+	file_leyline_v1_policy_proto_msgTypes[5].OneofWrappers = []any{}
 	file_leyline_v1_policy_proto_msgTypes[6].OneofWrappers = []any{
 		(*StreamDecisionsResponse_Decision)(nil),
 		(*StreamDecisionsResponse_Error)(nil),
