@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -14,6 +14,9 @@ from chassis.process import ConfigurationError
 from chassis.status import RemoteError
 from chassis.transport import Transport
 from leyline.channel import NO_CREDENTIALS, Credentials, CredentialsError, FileChannel
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -35,11 +38,15 @@ class ChannelSettings:
     transport: Transport = field(default_factory=Transport)
 
 
-def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
+def open_channel(settings: ChannelSettings, tracing: Tracing | None = None) -> grpc.aio.Channel:
     """Open a channel; it connects by itself, now and after every loss, within two seconds.
 
     Its files may be replaced while it is open: calls that begin later go by what they hold then,
     and the log says so, or why not.
+
+    Args:
+        settings: whom to call, and how.
+        tracing: is told of unary calls; None: nobody is.
 
     Raises:
         ConfigurationError: a certificate or the token cannot be used.
@@ -56,7 +63,8 @@ def open_channel(settings: ChannelSettings) -> grpc.aio.Channel:
         tls.check(credentials.ca, credentials.certificate, credentials.key)
     options = settings.transport.channel_options()
     try:
-        return FileChannel(settings.target, credentials, options, told)
+        interceptors = () if tracing is None else tracing.interceptors
+        return FileChannel(settings.target, credentials, options, told, interceptors)
     except CredentialsError as error:
         raise ConfigurationError(str(error)) from None
 

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, nullcontext
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
@@ -31,6 +31,9 @@ from chassis.logging import REQUEST_ID, get_logger
 from chassis.metrics import CallMetrics
 from chassis.status import DETAILS_KEY, to_status
 
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
+
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # Generic only in the stubs.
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -44,6 +47,7 @@ Behaviour = TypeVar("Behaviour", bound=Callable[..., Any])
 
 _NO_MESSAGE = object()
 _CHECKS_ITSELF = "_checks_itself"
+_OURS = "/leyline."
 _HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 _log = get_logger(__name__)
@@ -59,6 +63,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         tokens: Tokens | None,
         callers: CallerLimits,
         default_deadline_s: float,
+        tracing: Tracing | None,
     ) -> None:
         """Take what the server knows.
 
@@ -69,12 +74,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             callers: limits what each of them, and all of them together, ask for.
             default_deadline_s: seconds for a unary call that came without a deadline, and for the
                 one message of a call that takes one.
+            tracing: is told of unary calls of the contract; None: nobody is.
         """
         self._drain = drain
         self._metrics = metrics
         self._tokens = tokens
         self._callers = callers
         self._default_deadline_s = default_deadline_s
+        self._tracing = tracing
 
     async def intercept_service(
         self,
@@ -111,7 +118,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         parse, write = _lenient(handler.request_deserializer), handler.response_serializer
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, parse, write)
-        return grpc.stream_unary_rpc_method_handler(respond, parse, write)
+        answer: Callable[[Any, Any], Awaitable[Any]] = respond
+        unary = not handler.request_streaming
+        if self._tracing is not None and unary and method.startswith(_OURS):
+            answer = self._tracing.served(method, respond)
+        return grpc.stream_unary_rpc_method_handler(answer, parse, write)
 
     async def _incoming(
         self, handler: Handler, requests: Any, context: Context, check: Check

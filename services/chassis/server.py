@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc  # type: ignore[import-untyped]
@@ -27,6 +27,9 @@ from chassis.metrics import CallMetrics, Guarded, MetricsEndpoint, new_registry
 from chassis.process import StartupError
 from chassis.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
+
 _log = get_logger(__name__)
 
 
@@ -40,15 +43,19 @@ class Server:
         grpc: for the generated ``add_…Servicer_to_server`` functions.
         drain: begins when the server stops; for streams that wait by themselves.
         metrics: what ``GET /metrics`` shows, where the settings want it; for more numbers.
+        tracing: is told of unary calls, and of whatever else there is to tell; None: nothing is.
         address: where it listens; once started, with the port that was really bound.
     """
 
-    def __init__(self, settings: ServerSettings, services: Sequence[str]) -> None:
+    def __init__(
+        self, settings: ServerSettings, services: Sequence[str], tracing: Tracing | None = None
+    ) -> None:
         """Make the server; nothing is bound yet.
 
         Args:
             settings: where and how to serve.
             services: full names of the services, for health and reflection.
+            tracing: is told of unary calls; the server closes it at its end.
 
         Raises:
             ConfigurationError: a certificate, or the list of tokens, cannot be used.
@@ -58,6 +65,7 @@ class Server:
         self._stop_asked = asyncio.Event()
         self.drain = Drain()
         self.metrics = new_registry()
+        self.tracing = tracing
         if settings.speaks_tls or settings.peer_ca is not None:
             files = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
             self.metrics.register(CertificateEnds(tls.ends(*files, settings.peer_ca)))
@@ -87,6 +95,7 @@ class Server:
                         settings.max_concurrent_rpcs,
                     ),
                     settings.default_deadline_s,
+                    tracing,
                 )
             ],
             options=settings.transport.server_options(
@@ -193,6 +202,8 @@ class Server:
         finally:
             if self._endpoint is not None:
                 self._endpoint.stop()
+            if self.tracing is not None:
+                await asyncio.to_thread(self.tracing.close)
             _log.info("stopped", duration_s=round(time.monotonic() - started, 3))
 
     async def __aenter__(self) -> Self:

@@ -44,7 +44,7 @@ def _text(address: Address | None) -> str | None:
 ListenAddress = Annotated[
     Address, PlainValidator(_address), PlainSerializer(str, return_type=str), NoDecode
 ]
-MetricsAddress = Annotated[
+TcpAddress = Annotated[
     Address | None,
     PlainValidator(_address_over_tcp),
     PlainSerializer(_text, return_type=str | None),
@@ -69,8 +69,12 @@ class ServerSettings(BaseSettings):
         listen: HOST:PORT, [IPV6]:PORT or unix:/absolute/path; port 0 lets the kernel choose.
         metrics_listen: HOST:PORT or [IPV6]:PORT, where ``GET /metrics`` answers Prometheus, over
             HTTPS where gRPC speaks TLS; unset: nowhere.
+        trace_endpoint: HOST:PORT or [IPV6]:PORT of a collector that takes traces by OTLP over gRPC,
+            over TLS where there is ``peer_ca``; unset: nothing is traced. Needs the extra
+            ``tracing``.
+        trace_ratio: share of the steps and calls that are traced, from 0 to 1.
         insecure: allow plain text, or calls of whoever comes, on an address that other machines
-            reach.
+            reach, and plain text to a collector on another machine.
         credentials: folder that ``leyline certs`` made for this server: each of the six below that
             is unset is the file of it.
         tls_certificate: PEM chain that this server shows; with ``tls_key`` it speaks TLS only.
@@ -102,7 +106,9 @@ class ServerSettings(BaseSettings):
     model_config = settings_config("LEYLINE_")
 
     listen: ListenAddress
-    metrics_listen: MetricsAddress = None
+    metrics_listen: TcpAddress = None
+    trace_endpoint: TcpAddress = None
+    trace_ratio: float = Field(default=0.01, ge=0, le=1)
     insecure: bool = False
     credentials: Path | None = None
     tls_certificate: Path | None = None
@@ -144,17 +150,20 @@ class ServerSettings(BaseSettings):
             keepalive_timeout_s=self.keepalive_timeout_s,
         )
 
+    @property
+    def peer_credentials(self) -> Credentials:
+        """Whom this server trusts when it calls, and what it shows then."""
+        return Credentials(
+            ca=self.peer_ca,
+            certificate=self.tls_certificate if self.peer_ca else None,
+            key=self.tls_key if self.peer_ca else None,
+            token=self.peer_token,
+        )
+
     def channel(self, target: str) -> ChannelSettings:
         """Give the settings of a channel from this server to another one at ``target``."""
         return ChannelSettings(
-            target=target,
-            credentials=Credentials(
-                ca=self.peer_ca,
-                certificate=self.tls_certificate if self.peer_ca else None,
-                key=self.tls_key if self.peer_ca else None,
-                token=self.peer_token,
-            ),
-            transport=self.transport,
+            target=target, credentials=self.peer_credentials, transport=self.transport
         )
 
     @model_validator(mode="before")
@@ -221,6 +230,16 @@ class ServerSettings(BaseSettings):
                 " with --insecure"
             )
         return self
+
+    @model_validator(mode="after")
+    def _traces_stay_on_this_machine(self) -> Self:
+        endpoint = self.trace_endpoint
+        if endpoint is None or endpoint.is_loopback or self.peer_ca is not None or self.insecure:
+            return self
+        raise ValueError(
+            f"{self.variable('trace_endpoint')}={endpoint} would be told in plain text; set "
+            f"{self.variable('peer_ca')}, or allow it with --insecure"
+        )
 
 
 Loaded = TypeVar("Loaded", bound=ServerSettings)

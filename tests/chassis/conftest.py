@@ -16,6 +16,7 @@ from chassis.address import Address
 from chassis.channel import open_channel, wait_ready
 from chassis.server import Server
 from chassis.settings import ListenAddress, ServerSettings, load, settings_config
+from chassis.tracing import open_tracing
 from leyline.v1 import experience_pb2_grpc, policy_pb2_grpc, registry_pb2_grpc
 
 SERVICES: list[tuple[str, type, Callable[[Any, grpc.aio.Server], None]]] = [
@@ -61,12 +62,13 @@ async def start() -> AsyncIterator[Start]:
             methods: dict[str, Any] | None = None, **flags: Any
         ) -> tuple[Server, grpc.aio.Channel]:
             settings = load(DeskSettings, **{"drain_grace_s": 0.5, **flags})
-            server = Server(settings, [service for service, _, _ in SERVICES])
+            tracing = open_tracing("desk", settings)
+            server = Server(settings, [service for service, _, _ in SERVICES], tracing)
             own = {name: staticmethod(method) for name, method in (methods or {}).items()}
             for service, base, add in SERVICES:
                 add(type(service, (base,), own)(), server.grpc)
             await stack.enter_async_context(server)
-            channel = open_channel(settings.channel(str(server.address)))
+            channel = open_channel(settings.channel(str(server.address)), tracing)
             stack.push_async_callback(channel.close)
             await wait_ready(channel, str(server.address), timeout_s=20)
             return server, channel

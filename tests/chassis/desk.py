@@ -15,6 +15,7 @@ from chassis.logging import bind_call, get_logger
 from chassis.process import StartupError, main
 from chassis.server import Server
 from chassis.settings import ListenAddress, ServerSettings, load, settings_config
+from chassis.tracing import open_tracing
 
 
 class DeskSettings(ServerSettings):
@@ -25,7 +26,8 @@ class DeskSettings(ServerSettings):
 
 
 async def serves(settings: DeskSettings) -> None:
-    async with Server(settings, ["leyline.v1.PolicyService"]) as server:
+    tracing = open_tracing("desk", settings)
+    async with Server(settings, ["leyline.v1.PolicyService"], tracing) as server:
         await server.serve()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from tests.collecting import without_opentelemetry
 
 _DESK = Path(__file__).with_name("desk.py")
 Desk = Callable[..., subprocess.Popen[str]]
@@ -67,6 +68,21 @@ def test_a_signal_drains_and_ends_with_success(desk: Desk, number: signal.Signal
     code, said = _said(process)
     events = [json.loads(line)["event"] for line in said.splitlines()]
     assert (code, events) == (0, ["signal", "draining", "stopped"])
+
+
+def test_an_endpoint_for_traces_without_the_extra_is_refused_by_the_extra_s_name(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in without_opentelemetry(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    code, said = _said(desk("serves", trace_endpoint="127.0.0.1:4317"))
+    assert said == (
+        "leyline desk: error: LEYLINE_DESK_TRACE_ENDPOINT=127.0.0.1:4317: tracing needs "
+        "opentelemetry, which is not installed: pip install 'leyline-growth[tracing]'\n"
+    )
+    assert code == 2
+    process = desk("serves")
+    _wait_for(process, "serving")
 
 
 def test_a_signal_during_start_up_ends_that_too(desk: Desk) -> None:

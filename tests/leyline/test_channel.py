@@ -165,6 +165,31 @@ async def test_a_connection_of_before_is_closed_with_the_last_of_its_calls(
         await eventually_open(relay, 1)
 
 
+async def test_an_interceptor_surrounds_calls_over_the_connections_of_before_and_after(
+    certificates: Certificates,
+) -> None:
+    class Counting(grpc.aio.UnaryUnaryClientInterceptor):
+        calls = 0
+
+        async def intercept_unary_unary(
+            self, continuation: Any, client_call_details: Any, request: Any
+        ) -> Any:
+            self.calls += 1
+            return await continuation(client_call_details, request)
+
+    counting = Counting()
+    async with (
+        served(certificates) as (address, relay),
+        FileChannel(address, Credentials(certificates.ca), (), interceptors=(counting,)) as channel,
+    ):
+        for number in range(1, 4):
+            assert await answers(channel)
+            assert counting.calls == number
+            renew(certificates.ca)
+        assert await answers(channel)
+        await eventually_open(relay, 1)
+
+
 async def test_whoever_closes_a_channel_ends_what_is_left_of_the_calls_of_before(
     certificates: Certificates,
 ) -> None:

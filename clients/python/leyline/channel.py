@@ -184,6 +184,7 @@ class FileChannel(grpc.aio.Channel):
         credentials: Credentials,
         options: Options,
         told: Callable[[Exception | None], None] = lambda problem: None,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         """Open a channel.
 
@@ -194,6 +195,7 @@ class FileChannel(grpc.aio.Channel):
             options: of the channel.
             told: hears None when files that were replaced are used or, once for each change, why
                 they cannot be.
+            interceptors: surround its calls.
 
         Raises:
             CredentialsError: a file cannot be used, or the token would leave this machine in plain
@@ -204,6 +206,7 @@ class FileChannel(grpc.aio.Channel):
         self._target = target
         self._credentials = credentials
         self._options = list(options)
+        self._interceptors = interceptors
 
         def tell(_made: object, problem: Exception | None) -> None:
             told(problem)
@@ -266,12 +269,14 @@ class FileChannel(grpc.aio.Channel):
         return (("authorization", f"Bearer {token}"),)
 
     def _made(self) -> _Line:
+        settings: Any = {"options": self._options, "interceptors": self._interceptors}
         if self._credentials.ca is None:
             with_token = self._credentials.token is not None
-            options = [*self._options, *plain_text(self._target, with_token=with_token)]
-            return _Line(grpc.aio.insecure_channel(self._target, options=options))
+            plain = plain_text(self._target, with_token=with_token)
+            settings["options"] = [*self._options, *plain]
+            return _Line(grpc.aio.insecure_channel(self._target, **settings))
         credentials = self._credentials.of_tls()
-        return _Line(grpc.aio.secure_channel(self._target, credentials, options=self._options))
+        return _Line(grpc.aio.secure_channel(self._target, credentials, **settings))
 
     async def close(self, grace: float | None = None) -> None:
         """Close it, and what is left of those before."""
