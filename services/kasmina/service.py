@@ -17,6 +17,7 @@ from chassis.process import ConfigurationError, ExitCode, StartupError
 from chassis.process import main as run_service
 from chassis.server import Server
 from chassis.settings import load
+from chassis.tracing import open_tracing
 from kasmina.runs.database import SchemaMismatch
 from kasmina.runs.disk import Disk, DiskFull
 from kasmina.runs.drainer import Drainer
@@ -73,7 +74,8 @@ async def serve(settings: KasminaSettings, single: SingleRun | None = None) -> N
 async def _serve(
     settings: KasminaSettings, state: StateDirectory, journal: Journal, single: SingleRun | None
 ) -> None:
-    server = Server(settings, services=[SERVICE_NAME])
+    tracing = open_tracing("kasmina", settings)
+    server = Server(settings, [SERVICE_NAME], tracing)
     server.show(RunMetrics(journal))
     server.show(DiskMetrics(settings.state_dir))
     supervisor = Supervisor(settings, state, journal)
@@ -85,7 +87,7 @@ async def _serve(
     disk = Disk(state.root, state.reserve, settings.min_free_bytes)
     servicer = TrainerServicer(settings, state, journal, disk, supervisor, server.drain)
     add_TrainerServiceServicer_to_server(servicer, server.grpc)
-    experience = open_channel(settings.channel(settings.experience))
+    experience = open_channel(settings.channel(settings.experience), tracing)
     drainer = Drainer(
         journal,
         ExperienceClient(experience),
@@ -177,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
         "--metrics-listen",
         metavar="HOST:PORT",
         help="where GET /metrics answers Prometheus; default: nowhere",
+    )
+    parser.add_argument(
+        "--trace-endpoint",
+        metavar="HOST:PORT",
+        help="collector that takes traces by OTLP over gRPC; default: none",
     )
     parser.add_argument(
         "--state-dir", metavar="DIR", help="what outlives the service (.leyline/kasmina)"

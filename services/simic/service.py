@@ -15,6 +15,7 @@ from chassis.logging import get_logger
 from chassis.metrics import DiskMetrics
 from chassis.process import StartupError
 from chassis.server import Server
+from chassis.tracing import open_tracing
 from leyline.v1.experience_pb2_grpc import add_ExperienceServiceServicer_to_server
 from leyline.v1.learner_pb2_grpc import add_LearnerServiceServicer_to_server
 from leyline.v1.registry_pb2_grpc import add_PolicyRegistryServiceServicer_to_server
@@ -131,10 +132,10 @@ async def _open(settings: SimicSettings) -> Database:
 
 
 async def _serve(settings: SimicSettings, database: Database, integrity: Integrity) -> None:
-    server = Server(settings, SERVICES)
+    server = Server(settings, SERVICES, open_tracing("simic", settings))
     experience = ExperienceStore(database)
     trainings = TrainingStore(database)
-    ingest = Ingest(experience, IngestMetrics(server.metrics))
+    ingest = Ingest(experience, IngestMetrics(server.metrics), server.tracing)
     started = Bell()
     add_ExperienceServiceServicer_to_server(
         ExperienceServicer(
@@ -200,6 +201,11 @@ def main(argv: Sequence[str]) -> int:
         "--metrics-listen",
         metavar="HOST:PORT",
         help="where GET /metrics answers Prometheus; default: nowhere",
+    )
+    parser.add_argument(
+        "--trace-endpoint",
+        metavar="HOST:PORT",
+        help="collector that takes traces by OTLP over gRPC; default: none",
     )
     parser.add_argument(
         "--state-dir", type=Path, metavar="DIRECTORY", help="default .leyline/simic"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from chassis import process
 from chassis.settings import load
+from chassis.tracing import open_tracing
 from chassis.validation import violations
 from leyline.observation import spec_by_name
 from leyline.v1.decision_pb2 import DecisionQuery
@@ -143,7 +144,9 @@ def serve(
     flags = vars(parser.parse_args(argv))
 
     async def run(settings: PolicySettings) -> None:
-        await serve_versions(settings, introduction, BuiltInVersions(served), in_thread=True)
+        tracing = open_tracing(served.name, settings)
+        versions = BuiltInVersions(served)
+        await serve_versions(settings, introduction, versions, in_thread=True, tracing=tracing)
 
     code = process.main(served.name, lambda: load(PolicySettings, **flags), run)
     if code != process.ExitCode.OK:

@@ -7,14 +7,16 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chassis import process
 from chassis.channel import open_channel
 from chassis.process import ConfigurationError, StartupError
 from chassis.settings import load
+from chassis.tracing import open_tracing
 from leyline.document import Document, InvalidDocument
 from leyline.observation import spec_by_name
 from leyline.v1.trainer_pb2 import Plan
@@ -27,6 +29,9 @@ from tamiyo.servicer import Introduction
 from tamiyo.serving import add_server_flags, serve_versions
 from tamiyo.settings import TamiyoSettings
 from tamiyo.versions import BuiltInVersions, LearnedVersions, PolicyVersions
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 _EXAMPLES = """\
 examples:
@@ -54,14 +59,15 @@ async def serve(settings: TamiyoSettings) -> None:
         StartupError: the address or the state directory cannot be used.
     """
     introduction = Introduction(settings.policy, spec_by_name(settings.spec))
-    if settings.policy == "learned":
-        async with _learned(settings) as versions:
-            await serve_versions(
-                settings, introduction, versions, shadow=_shadow(settings, versions)
-            )
-    else:
-        built_in = BuiltInVersions(_built_in(settings))
-        await serve_versions(settings, introduction, built_in, shadow=_shadow(settings, built_in))
+    tracing = open_tracing("tamiyo", settings)
+    async with AsyncExitStack() as following:
+        versions: BuiltInVersions | LearnedVersions
+        if settings.policy == "learned":
+            versions = await following.enter_async_context(_learned(settings, tracing))
+        else:
+            versions = BuiltInVersions(_built_in(settings))
+        shadow = _shadow(settings, versions)
+        await serve_versions(settings, introduction, versions, shadow=shadow, tracing=tracing)
 
 
 def _shadow(
@@ -89,7 +95,9 @@ def _built_in(settings: TamiyoSettings) -> Policy:
 
 
 @asynccontextmanager
-async def _learned(settings: TamiyoSettings) -> AsyncIterator[LearnedVersions]:
+async def _learned(
+    settings: TamiyoSettings, tracing: Tracing | None
+) -> AsyncIterator[LearnedVersions]:
     """Follow the registry for as long as the block lasts."""
     try:
         cache = ArtifactCache(settings.state_dir, settings.cached_versions)
@@ -98,7 +106,7 @@ async def _learned(settings: TamiyoSettings) -> AsyncIterator[LearnedVersions]:
             f"the state directory {settings.state_dir} cannot be used: {error.strerror}; "
             "set LEYLINE_TAMIYO_STATE_DIR or --state-dir to one that can be written"
         ) from error
-    async with open_channel(settings.channel(str(settings.registry))) as channel:
+    async with open_channel(settings.channel(str(settings.registry)), tracing) as channel:
         versions = LearnedVersions(
             Registry(channel),
             cache,

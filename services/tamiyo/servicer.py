@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
@@ -30,6 +30,9 @@ from tamiyo.metrics import PolicyMetrics
 from tamiyo.policy import admit, slot_requirement
 from tamiyo.shadow import Shadow
 from tamiyo.versions import PolicyVersions
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 SERVICE = "leyline.v1.PolicyService"
 IMPLEMENTATION = f"tamiyo {version('leyline-growth')}"
@@ -64,6 +67,7 @@ class PolicyServicer(PolicyServiceServicer):
         batcher: DecisionBatcher,
         metrics: PolicyMetrics,
         shadow: Shadow | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Serve a policy.
 
@@ -73,12 +77,14 @@ class PolicyServicer(PolicyServiceServicer):
             batcher: when and together with what.
             metrics: counts decisions.
             shadow: is asked the same afterwards.
+            tracing: is told of decisions in traces that came with their queries.
         """
         self._introduction = introduction
         self._versions = versions
         self._batcher = batcher
         self._metrics = metrics
         self._shadow = shadow
+        self._tracing = tracing
 
     async def GetPolicyInfo(
         self, request: GetPolicyInfoRequest, context: Context
@@ -128,12 +134,25 @@ class PolicyServicer(PolicyServiceServicer):
                 check(DecideRequest())
             if request.HasField("traceparent"):
                 check(request)
-            response.decision.CopyFrom(await self._decide(query))
+            if self._tracing is None or not request.HasField("traceparent"):
+                response.decision.CopyFrom(await self._decide(query))
+            else:
+                response.decision.CopyFrom(
+                    await self._decide_traced(query, request.traceparent, self._tracing)
+                )
         except Exception as error:
             # A policy of somebody's own may raise anything: that must not cost the episode.
             self._metrics.failed(error)
             response.error.CopyFrom(to_status(known(error), bound_fact(REQUEST_ID)))
         return response
+
+    async def _decide_traced(
+        self, query: DecisionQuery, traceparent: str, tracing: Tracing
+    ) -> Decision:
+        with tracing.step("decide", query.snapshot.step_id, "server", traceparent):
+            decision = await self._decide(query)
+            tracing.add(policy_version=decision.policy_version)
+            return decision
 
     async def _decide(self, query: DecisionQuery) -> Decision:
         """Decide on a valid query."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chassis.server import Server
 from leyline.v1.policy_pb2_grpc import add_PolicyServiceServicer_to_server
@@ -16,6 +17,9 @@ from tamiyo.settings import PolicySettings
 from tamiyo.shadow import Shadow
 from tamiyo.versions import BuiltInVersions, LearnedVersions
 
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
+
 
 async def serve_versions(
     settings: PolicySettings,
@@ -24,6 +28,7 @@ async def serve_versions(
     *,
     in_thread: bool = False,
     shadow: Callable[[], Awaitable[Policy]] | None = None,
+    tracing: Tracing | None = None,
 ) -> None:
     """Serve until the task is cancelled; then drain.
 
@@ -33,11 +38,12 @@ async def serve_versions(
         versions: what decides.
         in_thread: whether it may take so long that it must not hold up the event loop.
         shadow: gives a policy that is asked the same and only logged.
+        tracing: is told of calls and decisions; it is closed at the end.
 
     Raises:
         StartupError: the address cannot be used.
     """
-    server = Server(settings, [SERVICE])
+    server = Server(settings, [SERVICE], tracing)
     metrics = PolicyMetrics(server.metrics)
     if isinstance(versions, LearnedVersions):
         server.show(VersionMetrics(versions))
@@ -48,7 +54,7 @@ async def serve_versions(
         beside = None if shadow is None else Shadow(shadow, metrics)
         if beside is not None:
             beside.start()
-        servicer = PolicyServicer(introduction, versions, batcher, metrics, beside)
+        servicer = PolicyServicer(introduction, versions, batcher, metrics, beside, tracing)
         add_PolicyServiceServicer_to_server(servicer, server.grpc)
         try:
             async with server:
@@ -68,6 +74,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
         "--metrics-listen",
         metavar="HOST:PORT",
         help="where GET /metrics answers Prometheus; default: nowhere",
+    )
+    parser.add_argument(
+        "--trace-endpoint",
+        metavar="HOST:PORT",
+        help="collector that takes traces by OTLP over gRPC; default: none",
     )
     parser.add_argument(
         "--insecure",

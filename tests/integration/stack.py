@@ -20,7 +20,7 @@ from leyline.error import ServiceError
 
 LEYLINE = Path(sys.executable).with_name("leyline")
 NAMES = ("simic", "tamiyo", "kasmina")
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 Seen = TypeVar("Seen")
 

@@ -10,7 +10,9 @@ the decision, and is done again after a crash with the same result.
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from chassis.logging import bind_call
 from kasmina.network.slot import Outcome
@@ -25,10 +27,14 @@ from kasmina.runs.observation import action_of, execution_message, facts_message
 from kasmina.runs.origin import origin_of
 from kasmina.runs.run_control import RunControl, RunFailed
 from kasmina.runs.state_directory import StateDirectory
+from leyline.v1.decision_pb2 import ActionType
 from leyline.v1.episode_pb2 import EpisodeOrigin
 from leyline.v1.snapshot_pb2 import MultiSlotSnapshot, StepId
 from leyline.v1.trainer_pb2 import EpisodeBegan, RunSpec, StepCompleted, StepDecided
 from leyline.v1.transition_pb2 import TERMINATION_HORIZON, EpisodeEnd, Execution, Transition
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 _NANOSECONDS = 1_000_000_000
 _RETRY_S = 1.0
@@ -41,6 +47,7 @@ class EpisodeSetting:
     Attributes:
         spec: settled.
         source: of the episodes' trainers.
+        tracing: is told of steps; None: nobody is.
     """
 
     run_id: str
@@ -50,6 +57,7 @@ class EpisodeSetting:
     state: StateDirectory
     control: RunControl
     decider: Decider
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,12 @@ class Episode:
 
     def _play_step(self, trainer: EpisodeTrainer, record: EpisodeRecord) -> EpisodeRecord:
         snapshot = self._snapshot(trainer)
+        with self._traced("step", snapshot.step_id):
+            return self._carry_out(trainer, snapshot, record)
+
+    def _carry_out(
+        self, trainer: EpisodeTrainer, snapshot: MultiSlotSnapshot, record: EpisodeRecord
+    ) -> EpisodeRecord:
         step_id = snapshot.step_id
         self._reached(Point.SNAPSHOT_TAKEN, step_id)
         answer, record = self._decide(snapshot, record)
@@ -253,9 +267,17 @@ class Episode:
         if answer.latency_s is not None:
             event.latency.FromNanoseconds(int(answer.latency_s * _NANOSECONDS))
         self._control.persist(lambda: self._journal.episodes.write_execution(step.execution, event))
+        if self._setting.tracing is not None:
+            decision = step.decided.decision
+            self._setting.tracing.add(
+                action=ActionType.Name(decision.action_type).removeprefix("ACTION_TYPE_"),
+                slot_id=decision.slot_id or None,
+                fallback_reason=step.decided.fallback_reason,
+            )
 
     def _train(self, trainer: EpisodeTrainer, step: _Step) -> None:
-        facts = trainer.train_interval()
+        with self._traced("train", step.step_id):
+            facts = trainer.train_interval()
         self._reached(Point.INTERVAL_TRAINED, step.step_id)
         after = self._snapshot(trainer)
         transition = Transition(
@@ -283,7 +305,9 @@ class Episode:
         checkpoint = self._files.save(trainer, self._step_of(trainer))
         self._reached(Point.CHECKPOINT_WRITTEN, transition.step_id)
         self._control.persist(
-            lambda: self._journal.episodes.complete(transition, event, checkpoint)
+            lambda: self._journal.episodes.complete(
+                transition, event, checkpoint, self._traceparent()
+            )
         )
 
     def _complete_last(
@@ -299,8 +323,19 @@ class Episode:
         )
         end.ended_at.FromNanoseconds(time.time_ns())
         self._control.persist(
-            lambda: self._journal.episodes.complete_last(transition, event, end, network)
+            lambda: self._journal.episodes.complete_last(
+                transition, event, end, network, self._traceparent()
+            )
         )
+
+    def _traced(self, name: str, step_id: StepId) -> AbstractContextManager[object]:
+        """A span of the step, for as long as the block lasts; nothing where nobody is told."""
+        tracing = self._setting.tracing
+        return nullcontext() if tracing is None else tracing.step(name, step_id)
+
+    def _traceparent(self) -> str | None:
+        tracing = self._setting.tracing
+        return None if tracing is None else tracing.traceparent()
 
     def _snapshot(self, trainer: EpisodeTrainer) -> MultiSlotSnapshot:
         step_id = StepId(

@@ -260,15 +260,20 @@ class EpisodeLog:
                 append_event(connection, event.step_id.run_id, WatchRunResponse(step_decided=event))
 
     def complete(
-        self, transition: Transition, event: StepCompleted, checkpoint: Checkpoint | None
+        self,
+        transition: Transition,
+        event: StepCompleted,
+        checkpoint: Checkpoint | None,
+        traceparent: str | None = None,
     ) -> None:
         """Completes a step: transition, event and the place to go on become true together.
 
-        Without a checkpoint, whoever trains remembers the place by himself.
+        Without a checkpoint, whoever trains remembers the place by himself. `traceparent` goes with
+        the transition to whoever stores it.
         """
         step_id = transition.step_id
         with self._database.transaction() as connection:
-            _complete(connection, transition, event)
+            _complete(connection, transition, event, traceparent)
             if checkpoint is not None:
                 _point_to(connection, step_id.run_id, step_id.episode_index, checkpoint)
 
@@ -278,10 +283,11 @@ class EpisodeLog:
         event: StepCompleted,
         end: EpisodeEnd,
         network: FinalNetwork | None,
+        traceparent: str | None = None,
     ) -> None:
         """Completes the last step, and with it the episode, which may leave no network."""
         with self._database.transaction() as connection:
-            _complete(connection, transition, event)
+            _complete(connection, transition, event, traceparent)
             if network is not None:
                 connection.execute(
                     "UPDATE episodes SET network_sha256 = ?, network_size = ?"
@@ -296,7 +302,12 @@ class EpisodeLog:
             end_episode(connection, end)
 
 
-def _complete(connection: sqlite3.Connection, transition: Transition, event: StepCompleted) -> None:
+def _complete(
+    connection: sqlite3.Connection,
+    transition: Transition,
+    event: StepCompleted,
+    traceparent: str | None,
+) -> None:
     run_id, episode_index, step = _key(transition.step_id)
     connection.execute(
         "UPDATE steps SET completed_at = ? WHERE run_id = ? AND episode_index = ? AND step = ?",
@@ -306,7 +317,8 @@ def _complete(connection: sqlite3.Connection, transition: Transition, event: Ste
         "UPDATE episodes SET steps = ? WHERE run_id = ? AND episode_index = ?",
         (step + 1, run_id, episode_index),
     )
-    append_item(connection, run_id, episode_index, ExperienceItem(transition=transition))
+    item = ExperienceItem(transition=transition, traceparent=traceparent)
+    append_item(connection, run_id, episode_index, item)
     append_event(connection, run_id, WatchRunResponse(step_completed=event))
 
 

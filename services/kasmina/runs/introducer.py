@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from chassis.channel import ChannelSettings, open_channel
 from chassis.logging import get_logger
@@ -13,6 +14,9 @@ from kasmina.runs.episode_log import Beginning
 from kasmina.runs.experience_client import FOR_GOOD, ExperienceClient
 from kasmina.runs.run_control import RunControl, RunFailed
 from leyline.v1.decision_pb2 import SelectionMode
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 _log = get_logger(__name__)
 
@@ -30,13 +34,14 @@ class Introducer:
         timeout_s: float,
         loop: BackgroundLoop,
         waiting: RunControl | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """Makes it; with `waiting`, the control of a run, it does mind, and that run waits."""
         self._target = experience.target
         self._timeout_s = timeout_s
         self._loop = loop
         self._waiting = waiting
-        self._client = loop.run(self._connect(experience))
+        self._client = loop.run(self._connect(experience, tracing))
 
     def begin(self, terms: EpisodeTerms, policy: str, mode: SelectionMode.ValueType) -> Beginning:
         """The episode as it begins, without a version to pin it to.
@@ -64,6 +69,8 @@ class Introducer:
             self._waiting.go_on()
         return Beginning(policy, False, None, mode, begun.fence)
 
-    async def _connect(self, experience: ChannelSettings) -> ExperienceClient:
+    async def _connect(
+        self, experience: ChannelSettings, tracing: Tracing | None
+    ) -> ExperienceClient:
         # A channel belongs to the event loop in which it was opened.
-        return ExperienceClient(open_channel(experience))
+        return ExperienceClient(open_channel(experience, tracing))

@@ -22,6 +22,7 @@ from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from leyline.v1.snapshot_pb2 import StepId
 
 if TYPE_CHECKING:
+    from chassis.spans import Tracing
     from leyline.v1.policy_pb2_grpc import PolicyServiceAsyncStub
 
 _NOT_TRANSIENT = frozenset(
@@ -42,8 +43,9 @@ class PolicyRefused(Exception):
 class PolicyClient:
     """A policy service at the end of a channel. Used from one event loop."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing | None = None) -> None:
         self._stub = PolicyServiceStub(channel)
+        self._tracing = tracing
         self._stream: _Stream | None = None
 
     async def info(self, timeout_s: float) -> GetPolicyInfoResponse:
@@ -67,14 +69,24 @@ class PolicyClient:
         An answer that comes later is thrown away. A stream that broke is opened again once: the
         policy may have moved its clients to another replica.
         """
+        request = StreamDecisionsRequest(query=query)
+        if self._tracing is None:
+            return await self._decided(request, timeout_s)
+        with self._tracing.step("decide", query.snapshot.step_id, "client"):
+            traceparent = self._tracing.traceparent()
+            if traceparent is not None:
+                request.traceparent = traceparent
+            return await self._decided(request, timeout_s)
+
+    async def _decided(self, request: StreamDecisionsRequest, timeout_s: float) -> Decision:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._ask(query)
+                response = await self._ask(request)
         except TimeoutError:
             raise PolicyUnavailable(f"no answer within {timeout_s:g} s") from None
         if response.HasField("error"):
             raise _trouble(from_status(response.error))
-        _check(response.decision, query)
+        _check(response.decision, request.query)
         return response.decision
 
     async def close(self) -> None:
@@ -83,16 +95,16 @@ class PolicyClient:
         if stream is not None:
             await stream.close()
 
-    async def _ask(self, query: DecisionQuery) -> StreamDecisionsResponse:
+    async def _ask(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
         if self._stream is not None and not self._stream.broken:
             try:
-                return await self._stream.ask(query)
+                return await self._stream.ask(request)
             except _StreamBroken:
                 pass
         await self.close()
         self._stream = _Stream(self._stub)
         try:
-            return await self._stream.ask(query)
+            return await self._stream.ask(request)
         except _StreamBroken as broken:
             raise broken.trouble from broken
 
@@ -118,13 +130,13 @@ class _Stream:
         """Whether nothing can be asked any more."""
         return self._trouble is not None
 
-    async def ask(self, query: DecisionQuery) -> StreamDecisionsResponse:
-        """The answer to `query`, whenever it comes. Raises `_StreamBroken`."""
+    async def ask(self, request: StreamDecisionsRequest) -> StreamDecisionsResponse:
+        """The answer to `request`, whenever it comes. Raises `_StreamBroken`."""
         if self._trouble is not None:
             raise _StreamBroken(self._trouble)
         answer: asyncio.Future[StreamDecisionsResponse] = asyncio.get_running_loop().create_future()
-        self._waiting = (query.snapshot.step_id, answer)
-        self._questions.put_nowait(StreamDecisionsRequest(query=query))
+        self._waiting = (request.query.snapshot.step_id, answer)
+        self._questions.put_nowait(request)
         try:
             return await answer
         finally:

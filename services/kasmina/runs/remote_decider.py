@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from chassis.channel import ChannelSettings, open_channel
 from chassis.errors import ErrorCode
@@ -20,6 +20,9 @@ from kasmina.runs.run_control import RunControl, RunFailed
 from leyline.v1.decision_pb2 import SELECTION_MODE_UNSPECIFIED, DecisionQuery, SelectionMode
 from leyline.v1.experience_pb2 import BeginEpisodeResponse
 from leyline.v1.policy_pb2 import GetPolicyInfoResponse
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 _log = get_logger(__name__)
 
@@ -52,8 +55,15 @@ class Neighbours:
 class RemoteDecider:
     """A policy service as a decider. Its calls run in `loop`, which the caller ends."""
 
-    def __init__(self, neighbours: Neighbours, loop: BackgroundLoop, control: RunControl) -> None:
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        loop: BackgroundLoop,
+        control: RunControl,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._neighbours = neighbours
+        self._tracing = tracing
         self._loop = loop
         self._control = control
         self._policy, self._experience = loop.run(self._connect())
@@ -118,11 +128,11 @@ class RemoteDecider:
     async def _connect(self) -> tuple[PolicyClient, ExperienceClient]:
         # A channel belongs to the event loop in which it was opened.
         self._channels = [
-            open_channel(settings)
+            open_channel(settings, self._tracing)
             for settings in (self._neighbours.policy, self._neighbours.experience)
         ]
         policy, experience = self._channels
-        return PolicyClient(policy), ExperienceClient(experience)
+        return PolicyClient(policy, self._tracing), ExperienceClient(experience)
 
     async def _disconnect(self) -> None:
         await self._policy.close()

@@ -23,6 +23,7 @@ import torch
 from pydantic import BaseModel
 
 from chassis.logging import bind_call, configure, get_logger
+from chassis.tracing import open_tracing
 from kasmina.checkpoint import CheckpointError
 from kasmina.data.errors import DatasetError
 from kasmina.runs.background_loop import BackgroundLoop
@@ -99,6 +100,7 @@ class Worker:
         self._settings = order.settings
         self._state = StateDirectory.open(self._settings.state_dir)
         self._journal = Journal(self._state.journal)
+        self._tracing = open_tracing("kasmina", self._settings)
         self._control = RunControl(
             order.run_id,
             self._journal,
@@ -109,6 +111,13 @@ class Worker:
 
     def work(self) -> None:
         """Plays the run, and writes its end down."""
+        try:
+            self._work()
+        finally:
+            if self._tracing is not None:
+                self._tracing.close()
+
+    def _work(self) -> None:
         run_id, runs = self._order.run_id, self._journal.runs
         # The worker of a service that was killed may live for a moment longer.
         with self._state.run_lock(run_id, _PREDECESSOR_PATIENCE_S):
@@ -156,6 +165,7 @@ class Worker:
                 state=self._state,
                 control=self._control,
                 decider=self._decider(prepared.spec, loop, driven=run.driven),
+                tracing=self._tracing,
             )
             for episode_index in episode_indices(prepared.spec):
                 bind_call(run_id=run.run_id, episode=episode_index)
@@ -189,7 +199,8 @@ class Worker:
         if patient:
             # A call that is given up may have been carried out: each one more is a higher fence.
             timeout_s = max(timeout_s, ANSWER_S)
-        introducer = Introducer(experience, timeout_s, loop, self._control if patient else None)
+        waiting = self._control if patient else None
+        introducer = Introducer(experience, timeout_s, loop, waiting, self._tracing)
         if driven:
             patience_s = settings.drive_patience_s
             return CallerDecider(line.report, line.inbox, introducer, self._control, patience_s)
@@ -208,7 +219,7 @@ class Worker:
             # An attempt that went on with WAIT would not be the same as the next one.
             deterministic=spec.policy.deterministic or patient,
         )
-        return RemoteDecider(neighbours, loop, self._control)
+        return RemoteDecider(neighbours, loop, self._control, self._tracing)
 
 
 def _failed(why: str) -> _Ending:

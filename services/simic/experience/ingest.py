@@ -11,11 +11,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from leyline.v1.experience_pb2 import ExperienceItem
 from simic.experience.checking import CheckedItem, check
 from simic.experience.metrics import IngestMetrics
 from simic.experience.store import ExperienceStore, Rejection
+
+if TYPE_CHECKING:
+    from chassis.spans import Tracing
 
 ITEMS_A_COMMIT = 1024
 MESSAGES_WAITING = 64
@@ -31,9 +35,12 @@ class _Submission:
 class Ingest:
     """The one writer of experience. Run ``run`` as a task for as long as anything is recorded."""
 
-    def __init__(self, store: ExperienceStore, metrics: IngestMetrics) -> None:
+    def __init__(
+        self, store: ExperienceStore, metrics: IngestMetrics, tracing: Tracing | None = None
+    ) -> None:
         self._store = store
         self._metrics = metrics
+        self._tracing = tracing
         self._waiting: asyncio.Queue[_Submission] = asyncio.Queue(MESSAGES_WAITING)
         self._checking = ThreadPoolExecutor(1, "simic-check")
 
@@ -87,9 +94,30 @@ class Ingest:
             ]
             seconds = time.perf_counter() - submission.came
             self._metrics.recorded(accepted, len(rejected), seconds)
+            if self._tracing is not None:
+                _trace(self._tracing, submission.items, outcomes[start:end], seconds)
             if not submission.result.done():
                 submission.result.set_result(rejected)
             start = end
+
+
+def _trace(
+    tracing: Tracing,
+    items: Sequence[CheckedItem],
+    outcomes: Sequence[Rejection | None],
+    seconds: float,
+) -> None:
+    """Tell of the steps that are traced among those that were stored, or refused, just now.
+
+    What breaks a rule may say anything, at any length, and is not told.
+    """
+    began_ns = time.time_ns() - int(seconds * 1e9)
+    for checked, outcome in zip(items, outcomes, strict=True):
+        item = checked.item
+        if item.HasField("traceparent") and item.HasField("transition") and not checked.broken:
+            reason = None if outcome is None else outcome.error.code.name
+            step_id = item.transition.step_id
+            tracing.tell_step("store", step_id, "consumer", item.traceparent, began_ns, reason)
 
 
 def _fail(group: Sequence[_Submission], error: Exception) -> None:
