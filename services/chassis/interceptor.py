@@ -99,10 +99,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         check = _check_bytes if getattr(behaviour, _CHECKS_ITSELF, False) else _check
 
-        async def respond(requests: Any, context: Context) -> Any:
-            async with self._call(handler, method, context), self._deadline(handler, context):
+        async def let_in(requests: Any, context: Context) -> Any:
+            async with self._deadline(handler, context):
                 incoming = await self._incoming(handler, requests, context, check)
                 return await behaviour(incoming, context)
+
+        answer: Callable[[Any, Any], Awaitable[Any]] = let_in
+        if self._tracing is not None and method.startswith(_OURS) and _is_unary(handler):
+            answer = self._tracing.served(method, let_in, status_of)
+
+        async def respond(requests: Any, context: Context) -> Any:
+            async with self._call(handler, method, context):
+                return await answer(requests, context)
 
         async def stream(requests: Any, context: Context) -> None:
             async with self._call(handler, method, context):
@@ -118,11 +126,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         parse, write = _lenient(handler.request_deserializer), handler.response_serializer
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, parse, write)
-        answer: Callable[[Any, Any], Awaitable[Any]] = respond
-        unary = not handler.request_streaming
-        if self._tracing is not None and unary and method.startswith(_OURS):
-            answer = self._tracing.served(method, respond)
-        return grpc.stream_unary_rpc_method_handler(answer, parse, write)
+        return grpc.stream_unary_rpc_method_handler(respond, parse, write)
 
     async def _incoming(
         self, handler: Handler, requests: Any, context: Context, check: Check
@@ -214,6 +218,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise LeylineError(ErrorCode.DEADLINE_EXCEEDED, limit_s=limit) from None
 
 
+def _is_unary(handler: Handler) -> bool:
+    return not (handler.request_streaming or handler.response_streaming)
+
+
 def _lenient(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
     """Make an object of bytes that are no message, for the call to refuse: gRPC says INTERNAL."""
     if parse is None:
@@ -283,13 +291,24 @@ def _request_id(metadata: Metadata) -> str:
 
 def known(error: Exception) -> LeylineError:
     """Find the catalogue's error in an exception; what is not there is INTERNAL and only logged."""
-    leaves = list(_leaves(error))
-    known = [leaf for leaf in leaves if isinstance(leaf, LeylineError)]
-    if known and len(known) == len(leaves):
-        return known[0]
+    found = _of_the_catalogue(error)
+    if found is not None:
+        return found
     error_id = uuid.uuid4().hex[:12]
     _log.error("unexpected error", error_id=error_id, exc_info=error)
     return LeylineError(ErrorCode.INTERNAL, error_id=error_id)
+
+
+def status_of(error: Exception) -> grpc.StatusCode:
+    """Find the status code with which a call ends that raises an exception."""
+    found = _of_the_catalogue(error)
+    return grpc.StatusCode.INTERNAL if found is None else found.code.spec.status
+
+
+def _of_the_catalogue(error: Exception) -> LeylineError | None:
+    leaves = list(_leaves(error))
+    known = [leaf for leaf in leaves if isinstance(leaf, LeylineError)]
+    return known[0] if known and len(known) == len(leaves) else None
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -144,19 +144,33 @@ class Tracing:
             return None
         return _carrier()[TRACEPARENT]
 
-    def served(self, method: str, respond: Respond) -> Respond:
-        """Give what answers a unary call, with a span around it."""
+    def served(
+        self,
+        method: str,
+        answer: Respond,
+        status_of: Callable[[Exception], grpc.StatusCode],
+    ) -> Respond:
+        """Give what answers a unary call that was let in, with a span around it.
+
+        Args:
+            method: as gRPC writes it, ``/package.Service/Method``.
+            answer: takes the request and the context.
+            status_of: the code with which the call ends that raises an exception.
+        """
 
         async def traced(request: Any, context: Any) -> Any:
             with self.call(method, "server", _given(context.invocation_metadata())) as span:
                 code = grpc.StatusCode.OK
                 try:
-                    return await respond(request, context)
+                    return await answer(request, context)
                 except asyncio.CancelledError:
                     code = grpc.StatusCode.CANCELLED
                     raise
-                except Exception:
+                except grpc.aio.AbortError:
                     code = _code(context.code())
+                    raise
+                except Exception as error:
+                    code = status_of(error)
                     raise
                 finally:
                     _end(span, code)

@@ -14,6 +14,7 @@ import grpc
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from tests.chassis.asking import bearer, outcome
 from tests.chassis.certificates import Certificates
 from tests.chassis.conftest import DeskSettings
 from tests.collecting import Collector, collecting
@@ -99,6 +100,21 @@ async def test_a_refused_call_has_failed_under_its_code(start: Any, collector: C
     for each in await collector.have(2):
         assert each.failed
         assert each.facts["rpc.response.status_code"] == "NOT_FOUND"
+
+
+async def test_who_may_not_call_can_have_no_span_either(
+    start: Any, collector: Collector, tokens: Path
+) -> None:
+    server, _ = await start(
+        {"GetPolicyInfo": _info}, trace_endpoint=collector.address, trace_ratio=1, tokens=tokens
+    )
+    sampled = ("traceparent", f"00-{TRACE}-{PARENT}-01")
+    async with grpc.aio.insecure_channel(str(server.address)) as channel:
+        for who in ("nobody", "trainer"):
+            asked = _get_info(channel, metadata=(*bearer(who), sampled))
+            assert await outcome(asked) == ("OK" if who == "trainer" else "UNAUTHENTICATED")
+    (served,) = await collector.have(1)
+    assert served.facts["rpc.response.status_code"] == "OK"
 
 
 async def test_a_call_that_its_caller_gives_up_is_given_up_at_the_server_and_told_as_such(
