@@ -32,12 +32,18 @@ class Scrape:
         )
 
 
-async def scraped(address: object, context: ssl.SSLContext | None = None) -> Scrape:
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+"""The format that Prometheus asks for first."""
+
+
+async def scraped(
+    address: object, context: ssl.SSLContext | None = None, accept: str = "text/plain"
+) -> Scrape:
     """Scrape `HOST:PORT`; over HTTPS where a context is given."""
 
     def get() -> str:
         scheme = "http" if context is None else "https"
-        where = f"{scheme}://{address}/metrics"
+        where = urllib.request.Request(f"{scheme}://{address}/metrics", headers={"Accept": accept})
         with urllib.request.urlopen(where, timeout=60, context=context) as response:
             text: str = response.read().decode()
             return text

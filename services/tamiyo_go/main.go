@@ -38,6 +38,8 @@ const examples = `examples:
       the file: kasmina trainer sha256:DIGEST
   tamiyo_go --listen 0.0.0.0:50052 --credentials /certs
       does so over TLS, with all the files of a folder that leyline certs made
+  tamiyo_go --metrics-listen 127.0.0.1:9152
+      tells Prometheus of calls and decisions, at http://127.0.0.1:9152/metrics
   LEYLINE_CREDENTIALS=/certs tamiyo_go health 127.0.0.1:50052
       says whether a server serves; the exit code says it too
   tamiyo_go --listen 0.0.0.0:50052 --insecure
@@ -133,6 +135,8 @@ func serve(arguments []string, variable func(string) string, signals <-chan os.S
 	if err != nil {
 		return err
 	}
-	leylinev1.RegisterPolicyServiceServer(server.GRPC, &servicer{spec: spec, draining: server.Draining})
+	leylinev1.RegisterPolicyServiceServer(server.GRPC, &servicer{
+		spec: spec, draining: server.Draining, metrics: newPolicyMetrics(server.Metrics),
+	})
 	return server.Serve(signals)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -21,6 +22,7 @@ type servicer struct {
 	leylinev1.UnimplementedPolicyServiceServer
 	spec     *leylinev1.ObservationSpec
 	draining <-chan struct{}
+	metrics  *policyMetrics
 }
 
 // GetPolicyInfo says who decides.
@@ -38,7 +40,12 @@ func (s *servicer) GetPolicyInfo(context.Context, *leylinev1.GetPolicyInfoReques
 
 // Decide decides once.
 func (s *servicer) Decide(ctx context.Context, request *leylinev1.DecideRequest) (*leylinev1.DecideResponse, error) {
-	decision, err := s.decide(ctx, request)
+	arrived := time.Now()
+	// What is refused on arrival is counted as a call, and not as a query: it need not have had one.
+	if err := admit(ctx, request); err != nil {
+		return nil, err
+	}
+	decision, err := s.decide(ctx, request.GetQuery(), arrived)
 	if err != nil {
 		return nil, err
 	}
@@ -72,26 +79,32 @@ func (s *servicer) StreamDecisions(
 
 // decideOnStream decides once. The rules of the query are those of Decide; what stands beside it has some of its own.
 func (s *servicer) decideOnStream(ctx context.Context, request *leylinev1.StreamDecisionsRequest) (*leylinev1.Decision, error) {
-	if err := keepsRules(request); err != nil {
+	arrived := time.Now()
+	if err := admit(ctx, request, &leylinev1.DecideRequest{Query: request.GetQuery()}); err != nil {
+		s.metrics.failed(err)
 		return nil, err
 	}
-	return s.decide(ctx, &leylinev1.DecideRequest{Query: request.GetQuery()})
+	return s.decide(ctx, request.GetQuery(), arrived)
 }
 
-func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest) (*leylinev1.Decision, error) {
-	// Nothing is computed for a caller who does not wait any longer.
-	if err := ctx.Err(); err != nil {
+// decide decides on a valid query.
+func (s *servicer) decide(ctx context.Context, query *leylinev1.DecisionQuery, arrived time.Time) (*leylinev1.Decision, error) {
+	if err := s.refuse(ctx, query); err != nil {
+		s.metrics.failed(err)
 		return nil, err
 	}
-	if err := keepsRules(request); err != nil {
-		return nil, err
-	}
-	query := request.GetQuery()
+	decision := heuristic.Decide(query)
+	s.metrics.decided(decision, time.Since(arrived))
+	return decision, nil
+}
+
+// refuse says that a query is for another policy: a [*chassis.Refusal]. It is nil where it is for this one.
+func (s *servicer) refuse(ctx context.Context, query *leylinev1.DecisionQuery) error {
 	call, step := chassis.CurrentCall(ctx), query.GetSnapshot().GetStepId()
 	call.Note("run_id", step.GetRunId())
 	call.Note("episode", step.GetEpisodeIndex())
 	if pinned := query.GetPolicyVersion(); query.PolicyVersion != nil && pinned != heuristic.Version {
-		return nil, &chassis.Refusal{
+		return &chassis.Refusal{
 			Reason:  chassis.PolicyVersionNotFound,
 			Message: fmt.Sprintf("there is no policy version '%s'", pinned),
 			Facts:   chassis.Facts{"policy_version": pinned},
@@ -99,7 +112,7 @@ func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest)
 	}
 	call.Note("policy_version", heuristic.Version)
 	if given, expected := query.GetSpecFingerprint(), s.spec.GetFingerprint(); given != expected {
-		return nil, &chassis.Refusal{
+		return &chassis.Refusal{
 			Reason:  chassis.FingerprintMismatch,
 			Message: fmt.Sprintf("the observation's fingerprint is %s, the policy was made for %s", given, expected),
 			Facts: chassis.Facts{
@@ -107,17 +120,23 @@ func (s *servicer) decide(ctx context.Context, request *leylinev1.DecideRequest)
 			},
 		}
 	}
-	return heuristic.Decide(query), nil
+	return nil
 }
 
-// keepsRules refuses a message that breaks a rule of the contract.
-func keepsRules(request proto.Message) error {
-	broken, err := rules.Violations(request)
-	if err != nil {
-		return err
-	}
-	if broken != nil {
-		return chassis.RefuseInvalid(broken)
+// admit refuses messages that break a rule of the contract.
+func admit(ctx context.Context, messages ...proto.Message) error {
+	for _, message := range messages {
+		// Nothing is computed for a caller who does not wait any longer.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		broken, err := rules.Violations(message)
+		if err != nil {
+			return err
+		}
+		if broken != nil {
+			return chassis.RefuseInvalid(broken)
+		}
 	}
 	return nil
 }

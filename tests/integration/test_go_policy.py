@@ -18,9 +18,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from tests.conformance import restart
 from tests.integration.go import ROOT, build, needs_go
 from tests.integration.stack import LEYLINE, Stack, eventually, free_port
+from tests.scraping import OPENMETRICS, scraped
 from tests.tamiyo.queries import query
 
 from chassis.status import RemoteError, from_rpc_error, from_status
@@ -32,6 +34,7 @@ from leyline.v1.policy_pb2_grpc import PolicyServiceStub
 from leyline.v1.trainer_pb2 import RUN_STATE_COMPLETED, HostSpec, RunSpec
 
 EPISODES, HORIZON = 4, 30
+SERVICE = "leyline.v1.PolicyService"
 
 pytestmark = [needs_go, pytest.mark.timeout(600)]
 
@@ -172,7 +175,9 @@ def refused(policy: PolicyServiceStub, change: Callable[[DecisionQuery], None]) 
         policy.Decide(DecideRequest(query=asked), metadata=called)
     alone = from_rpc_error(caught.value)  # type: ignore[arg-type]
     stream = policy.StreamDecisions(iter([StreamDecisionsRequest(query=asked)]), metadata=called)
-    assert from_status(next(stream).error) == alone
+    # To its end: one that is left is cancelled, or has ended before.
+    [answer] = stream
+    assert from_status(answer.error) == alone
     return alone
 
 
@@ -211,6 +216,48 @@ async def test_the_servers_in_go_and_python_turn_the_same_callers_away(
             theirs = python.addresses["tamiyo"]
             said = [await asyncio.to_thread(turned_away, each, shown) for each in (go, theirs)]
             assert said[0] == said[1]
+
+
+async def test_the_servers_in_go_and_python_tell_prometheus_the_same(
+    tmp_path: Path, program: Path
+) -> None:
+    metrics = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    python = Stack(tmp_path, policy="heuristic")
+    with closing(python), serving(program, tmp_path, "--metrics-listen", metrics[0]) as go:
+        await python.up("tamiyo", LEYLINE_TAMIYO_METRICS_LISTEN=metrics[1])
+        await asyncio.to_thread(compare, go, python.addresses["tamiyo"])
+        told = [await counted(address) for address in metrics]
+    # The one in Go has no shadow.
+    shadow = {each for each in told[1] if each[0].startswith("leyline_shadow_decisions")}
+    assert told[0] == {each: value for each, value in told[1].items() if each not in shadow}
+    assert ("leyline_decisions_total", frozenset({("action_type", "CULL")})) in told[0]
+
+
+Series = tuple[str, frozenset[tuple[str, str]]]
+"""Name and labels."""
+
+
+async def counted(address: str) -> dict[Series, float | None]:
+    """What a server shows of calls of the policy service and of decisions, once all have ended.
+    None stands for what depends on the time that they took.
+    """
+    while True:
+        page = (await scraped(address, accept=OPENMETRICS)).text
+        shown = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            if sample.name.endswith(("_total", "_count"))
+            else None
+            for family in text_string_to_metric_families(page)  # type: ignore[no-untyped-call]
+            if family.name.startswith(("grpc_server_", "leyline_"))
+            for sample in family.samples
+            if sample.labels.get("grpc_service", SERVICE) == SERVICE
+        }
+        started, handled = (
+            sum(value or 0 for (name, _), value in shown.items() if name == wanted)
+            for wanted in ("grpc_server_started_total", "grpc_server_handled_total")
+        )
+        if started == handled:
+            return shown
 
 
 def turned_away(address: str, shown: str | None) -> RemoteError:

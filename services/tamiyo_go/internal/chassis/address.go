@@ -15,7 +15,7 @@ import (
 // longestUnixPath is sockaddr_un.sun_path on Linux, less its closing NUL.
 const longestUnixPath = 107
 
-// Address is where a server listens: a host and port, or a Unix socket.
+// Address is where a server listens: a host and port, or a Unix socket. The zero Address is none.
 type Address struct {
 	host string
 	port uint16
@@ -45,6 +45,9 @@ func ParseAddress(text string) (Address, error) {
 	}
 	return Address{host: host, port: uint16(port)}, nil
 }
+
+// IsSet says whether it is an address at all.
+func (a Address) IsSet() bool { return a != Address{} }
 
 // IsLoopback says whether only this machine can reach it: 127.0.0.0/8, ::1, localhost, a Unix socket.
 func (a Address) IsLoopback() bool {

@@ -54,12 +54,13 @@ func CurrentCall(ctx context.Context) *Call {
 	return ctx.Value(callKey{}).(*Call)
 }
 
-// calls surrounds every call of a server: who calls, an id, a line in the log, and the one place where an error becomes a
-// status.
+// calls surrounds every call of a server: who calls, an id, a line in the log, what is counted, and the one place where an
+// error becomes a status.
 type calls struct {
 	log             *slog.Logger
 	defaultDeadline time.Duration
 	limits          *limits
+	metrics         *callMetrics
 	// callers are those who may call; nil lets everybody call everything.
 	callers *renewal.Files[callers]
 	// certified is whether callers show certificates.
@@ -78,17 +79,18 @@ func (r registrar) RegisterService(service *grpc.ServiceDesc, implementation any
 	around := *service
 	around.Methods, around.Streams = nil, nil
 	for _, method := range service.Methods {
-		handler := r.calls.unary("/"+service.ServiceName+"/"+method.MethodName, method.Handler)
+		handler := r.calls.unary(methodOf(service.ServiceName, method.MethodName, false, false), method.Handler)
 		around.Streams = append(around.Streams, grpc.StreamDesc{StreamName: method.MethodName, Handler: handler})
 	}
 	for _, stream := range service.Streams {
-		stream.Handler = r.calls.stream("/"+service.ServiceName+"/"+stream.StreamName, stream)
+		method := methodOf(service.ServiceName, stream.StreamName, stream.ClientStreams, stream.ServerStreams)
+		stream.Handler = r.calls.stream(method, stream)
 		around.Streams = append(around.Streams, stream)
 	}
 	r.Server.RegisterService(&around, implementation)
 }
 
-func (c *calls) unary(method string, handler grpc.MethodHandler) grpc.StreamHandler {
+func (c *calls) unary(method method, handler grpc.MethodHandler) grpc.StreamHandler {
 	return func(implementation any, stream grpc.ServerStream) error {
 		return c.around(stream.Context(), method, func(ctx context.Context) error {
 			return c.bounded(ctx, func(ctx context.Context) error {
@@ -103,7 +105,7 @@ func (c *calls) unary(method string, handler grpc.MethodHandler) grpc.StreamHand
 	}
 }
 
-func (c *calls) stream(method string, stream grpc.StreamDesc) grpc.StreamHandler {
+func (c *calls) stream(method method, stream grpc.StreamDesc) grpc.StreamHandler {
 	handler, takesOne := stream.Handler, !stream.ClientStreams
 	return func(implementation any, stream grpc.ServerStream) error {
 		return c.around(stream.Context(), method, func(ctx context.Context) error {
@@ -166,16 +168,19 @@ func (c *calls) bounded(ctx context.Context, do func(context.Context) error) err
 	return err
 }
 
-func (c *calls) around(ctx context.Context, method string, serve func(context.Context) error) error {
+func (c *calls) around(ctx context.Context, method method, serve func(context.Context) error) error {
 	call := &Call{RequestID: requestID(ctx), facts: make(map[string]any)}
-	log := c.log.With("request_id", call.RequestID, "method", method)
+	log := c.log.With("request_id", call.RequestID, "method", method.String())
 	started := time.Now()
-	end, err := c.admit(ctx, method, call)
+	c.metrics.began(method)
+	end, err := c.admit(ctx, method.String(), call)
 	if err == nil {
 		defer end()
 		err = served(context.WithValue(ctx, callKey{}, call), serve)
 	}
-	said := statusOf(err, call, log)
+	said, took := statusOf(err, call, log), time.Since(started)
+	spelled := code.Code(said.Code()).String()
+	c.metrics.ended(method, spelled, took)
 
 	level := slog.LevelDebug
 	if said.Code() != codes.OK {
@@ -183,8 +188,8 @@ func (c *calls) around(ctx context.Context, method string, serve func(context.Co
 		call.Note("peer", hostOf(ctx))
 	}
 	attributes := []slog.Attr{
-		slog.String("code", code.Code(said.Code()).String()),
-		slog.Float64("duration_ms", float64(time.Since(started).Microseconds())/1000),
+		slog.String("code", spelled),
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
 	}
 	for _, name := range slices.Sorted(maps.Keys(call.facts)) {
 		attributes = append(attributes, slog.Any(name, call.facts[name]))
@@ -266,7 +271,7 @@ func statusOf(err error, call *Call, log *slog.Logger) *status.Status {
 	}
 	log.Error("unexpected error", unexpected...)
 	refusal = &Refusal{
-		Reason:  internal,
+		Reason:  Internal,
 		Message: "something went wrong here; the server's log has it as " + errorID,
 		Facts:   Facts{"error_id": errorID},
 	}

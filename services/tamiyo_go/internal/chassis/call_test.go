@@ -35,11 +35,12 @@ func answer(t *testing.T, ctx context.Context, handler grpc.UnaryHandler) (*leyl
 		log:             NewLog(&log, "test", slog.LevelDebug),
 		defaultDeadline: 20 * time.Millisecond,
 		limits:          newLimits(Settings{MaxConcurrentRPCs: 1}),
+		metrics:         newCallMetrics(newRegistry()),
 	}
-	method := func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	serve := func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 		return handler(ctx, nil)
 	}
-	err := around.unary("/test/Call", method)(nil, played{ctx: ctx})
+	err := around.unary(method{name: "Call", service: "test"}, serve)(nil, played{ctx: ctx})
 	if err == nil {
 		t.Fatal("it was answered")
 	}

@@ -35,6 +35,8 @@ type Reason struct {
 	retryAfter time.Duration
 }
 
+func (r Reason) String() string { return r.name }
+
 // The reasons that a server of this kind has.
 var (
 	InvalidArgument       = Reason{name: "INVALID_ARGUMENT", code: codes.InvalidArgument}
@@ -47,7 +49,7 @@ var (
 	TooManyCallsOfCaller  = Reason{name: "TOO_MANY_CALLS_OF_CALLER", code: codes.ResourceExhausted, retryAfter: time.Second / 2}
 	CallerTooFast         = Reason{name: "CALLER_TOO_FAST", code: codes.ResourceExhausted, retryAfter: time.Second}
 	ShuttingDown          = Reason{name: "SHUTTING_DOWN", code: codes.Unavailable, retryAfter: time.Second}
-	internal              = Reason{name: "INTERNAL", code: codes.Internal}
+	Internal              = Reason{name: "INTERNAL", code: codes.Internal}
 )
 
 // Facts are what an error says for programs, by name: public, and short.

@@ -10,7 +10,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
@@ -24,20 +26,25 @@ type Server struct {
 	GRPC registrar
 	// Draining is closed when the server begins to stop; for streams that wait.
 	Draining <-chan struct{}
+	// Metrics are what GET /metrics shows, where the settings want it; for more of them.
+	Metrics prometheus.Registerer
 
 	settings Settings
 	log      *slog.Logger
 	health   *health
+	endpoint *metricsEndpoint
 	drain    chan struct{}
 }
 
 // NewServer makes a server; nothing is bound yet. The services' full names are for health. The error is a [*SettingsError]
 // where a certificate or the tokens cannot be used.
 func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server, error) {
+	metrics := newRegistry()
 	around := &calls{
 		log:             log,
 		defaultDeadline: settings.DefaultDeadline,
 		limits:          newLimits(settings),
+		metrics:         newCallMetrics(metrics),
 		certified:       settings.TLSClientCA != "",
 	}
 	if settings.Tokens != "" {
@@ -61,20 +68,25 @@ func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server
 		// A stream that waits for a whole training interval is silent, not dead.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: leastPingInterval, PermitWithoutStream: true}),
 	}
+	// One for everything that listens: the files are read once, and what is shown is what they were read as.
+	var shown *certificates
 	if settings.TLSCertificate != "" {
-		secure, err := tlsCredentials(settings, log)
-		if err != nil {
+		var err error
+		if shown, err = newCertificates(settings, log); err != nil {
 			return nil, err
 		}
-		options = append(options, grpc.Creds(secure))
+		options = append(options, grpc.Creds(credentials.NewTLS(shown.config())))
+		metrics.MustRegister(shown)
 	}
 	drain := make(chan struct{})
 	s := &Server{
 		GRPC:     registrar{grpc.NewServer(options...), around},
 		Draining: drain,
+		Metrics:  metrics,
 		settings: settings,
 		log:      log,
 		health:   newHealth(services),
+		endpoint: newMetricsEndpoint(metrics, shown, log),
 		drain:    drain,
 	}
 	grpc_health_v1.RegisterHealthServer(s.GRPC, s.health)
@@ -88,9 +100,16 @@ func NewServer(settings Settings, log *slog.Logger, services ...string) (*Server
 func (s *Server) Serve(signals <-chan os.Signal) error {
 	listener, address, err := s.settings.Listen.bind()
 	if err != nil {
-		return &BindError{s.settings.Listen, err}
+		return &BindError{s.settings.Listen, "listen", err}
 	}
 	defer listener.Close()
+	if s.settings.MetricsListen.IsSet() {
+		if err := s.endpoint.start(s.settings.MetricsListen); err != nil {
+			return err
+		}
+		// As long as calls are answered, so that the last of them are seen, too.
+		defer s.endpoint.stop()
+	}
 	// Before anybody is told where: whoever learns of the address finds a server that serves.
 	s.health.open()
 	s.log.Info("serving", "address", address.String(), "tls", s.settings.TLSCertificate != "",
@@ -134,6 +153,7 @@ func (s *Server) stop(signals <-chan os.Signal) {
 // BindError says that an address cannot be listened on.
 type BindError struct {
 	Address Address
+	setting string
 	cause   error
 }
 
@@ -141,7 +161,7 @@ type BindError struct {
 func (e *BindError) InUse() bool { return errors.Is(e.cause, syscall.EADDRINUSE) }
 
 func (e *BindError) Error() string {
-	const remedy = "set " + EnvironmentPrefix + "LISTEN (--listen) to another address"
+	remedy := fmt.Sprintf("set %s (--%s) to another address", variableOf(e.setting), e.setting)
 	if e.InUse() {
 		return fmt.Sprintf("%s is in use by another process; stop it, or %s", e.Address, remedy)
 	}

@@ -18,6 +18,7 @@ const EnvironmentPrefix = "LEYLINE_TAMIYO_"
 // Settings are what every server can be told.
 type Settings struct {
 	Listen                Address
+	MetricsListen         Address // no address: nowhere
 	Insecure              bool
 	Credentials           string
 	TLSCertificate        string
@@ -43,6 +44,7 @@ type Settings struct {
 // Register declares a flag for each setting.
 func (s *Settings) Register(flags *flag.FlagSet) {
 	flags.Var(&s.Listen, "listen", "`HOST:PORT`, [IPV6]:PORT or unix:/absolute/path to listen on; port 0 lets the kernel choose")
+	flags.Func("metrics-listen", "`HOST:PORT` or [IPV6]:PORT where GET /metrics answers Prometheus; without it nowhere", s.setMetricsListen)
 	flags.BoolVar(&s.Insecure, "insecure", false, "allow plain text, or calls of whoever comes, on an address that other machines reach")
 	flags.StringVar(&s.Credentials, "credentials", "", "`FOLDER` that leyline certs made; each of the four below that is not given is the file of it")
 	flags.StringVar(&s.TLSCertificate, "tls-certificate", "", "PEM `FILE` with the chain that this server shows; with the key it speaks TLS only")
@@ -64,6 +66,15 @@ func (s *Settings) Register(flags *flag.FlagSet) {
 	seconds(flags, &s.KeepaliveTimeout, "keepalive-timeout-s", 10, 1, 600, "`SECONDS` to wait for the answer")
 	flags.Func("log-level", "`LEVEL` of the least severe that is logged: debug, info, warning or error (default info)", s.setLogLevel)
 	flags.StringVar(&s.PortFile, "port-file", "", "`FILE` to write the address into once it is bound")
+}
+
+func (s *Settings) setMetricsListen(text string) error {
+	address, err := ParseAddress(text)
+	if err != nil || address.path != "" {
+		return errors.New("must be HOST:PORT or [IPV6]:PORT")
+	}
+	s.MetricsListen = address
+	return nil
 }
 
 func (s *Settings) setLogLevel(text string) error {
@@ -170,13 +181,23 @@ func (s *Settings) problems() (all []string) {
 	case s.TLSCertificate == "" && s.TLSClientCA != "":
 		all = append(all, fmt.Sprintf("%s asks clients for certificates, which needs %s and %s", client, certificate, key))
 	}
-	switch {
-	case s.Insecure || s.Listen.IsLoopback():
-	case s.TLSCertificate == "":
-		all = append(all, fmt.Sprintf(
-			"%s=%s would take plain text from other machines; set %s and %s, or allow it with --insecure",
-			variableOf("listen"), s.Listen, certificate, key))
-	case s.Tokens == "" && s.TLSClientCA == "":
+	if s.MetricsListen == s.Listen && s.Listen.port != 0 {
+		all = append(all, fmt.Sprintf("%s=%s is where gRPC listens; metrics need another port", variableOf("metrics-listen"), s.Listen))
+	}
+	if s.Insecure {
+		return all
+	}
+	for _, listening := range []struct {
+		setting string
+		address Address
+	}{{"listen", s.Listen}, {"metrics-listen", s.MetricsListen}} {
+		if address := listening.address; s.TLSCertificate == "" && address.IsSet() && !address.IsLoopback() {
+			all = append(all, fmt.Sprintf(
+				"%s=%s would take plain text from other machines; set %s and %s, or allow it with --insecure",
+				variableOf(listening.setting), address, certificate, key))
+		}
+	}
+	if !s.Listen.IsLoopback() && s.TLSCertificate != "" && s.TLSClientCA == "" && s.Tokens == "" {
 		all = append(all, fmt.Sprintf(
 			"%s=%s would take calls of whoever reaches it; set %s or %s, or allow it with --insecure",
 			variableOf("listen"), s.Listen, variableOf("tokens"), client))

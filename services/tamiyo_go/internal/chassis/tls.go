@@ -9,64 +9,70 @@ import (
 	"os"
 	"time"
 
-	"google.golang.org/grpc/credentials"
-
 	"leyline/clients/go/renewal"
 )
 
-// warningTime is how long before its end a certificate is worth a warning.
-const warningTime = 21 * 24 * time.Hour
+// certificates are a server's certificate and key, and whose certificates its clients must show. Files that are replaced
+// later count from the next connection on.
+type certificates struct {
+	files *renewal.Files[*certified]
+}
 
-// tlsCredentials are a server's certificate and key, and whose certificates its clients must show. Files that are replaced
-// later count from the next connection on. The error is a [*SettingsError].
-func tlsCredentials(settings Settings, log *slog.Logger) (credentials.TransportCredentials, error) {
-	files := []string{settings.TLSCertificate, settings.TLSKey, settings.TLSClientCA}
-	read := func() (*tls.Config, error) { return tlsConfig(settings, log) }
-	config, err := renewal.Read(files, read, func(_ *tls.Config, err error) {
+// certified is what the files make.
+type certified struct {
+	config *tls.Config
+	// ends are those of the first certificates of files to end, by the settings that name the files.
+	ends map[string]time.Time
+}
+
+// newCertificates reads the files. The error is a [*SettingsError].
+func newCertificates(settings Settings, log *slog.Logger) (*certificates, error) {
+	names := []string{settings.TLSCertificate, settings.TLSKey, settings.TLSClientCA}
+	read := func() (*certified, error) { return readCertificates(settings, log) }
+	files, err := renewal.Read(names, read, func(_ *certified, err error) {
 		if err != nil {
 			log.Error("certificates not read", "problem", err.Error())
 		} else {
 			log.Info("certificates read")
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return credentials.NewTLS(&tls.Config{
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return config.Now(), nil },
-	}), nil
+	return &certificates{files}, err
 }
 
-func tlsConfig(settings Settings, log *slog.Logger) (*tls.Config, error) {
+// config is that of a listener.
+func (c *certificates) config() *tls.Config {
+	return &tls.Config{
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.files.Now().config, nil },
+	}
+}
+
+func readCertificates(settings Settings, log *slog.Logger) (*certified, error) {
 	pair, err := tls.LoadX509KeyPair(settings.TLSCertificate, settings.TLSKey)
 	if err != nil {
 		return nil, &SettingsError{[]string{fmt.Sprintf(
 			"%s and %s are no PEM certificate with its key: %v", settings.TLSCertificate, settings.TLSKey, err)}}
 	}
-	warnOfEnd(settings.TLSCertificate, pair.Leaf, log)
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	made := &certified{
+		config: &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
+		ends:   map[string]time.Time{"tls_certificate": firstEnd(pair.Certificate)},
+	}
+	warnOfEnd(settings.TLSCertificate, made.ends["tls_certificate"], log)
 	if settings.TLSClientCA == "" {
-		return config, nil
+		return made, nil
 	}
 	authorities, err := os.ReadFile(settings.TLSClientCA)
 	if err != nil {
 		return nil, &SettingsError{[]string{fmt.Sprintf("%s cannot be read: %v", settings.TLSClientCA, rootOf(err))}}
 	}
-	config.ClientCAs, config.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-	if !config.ClientCAs.AppendCertsFromPEM(authorities) {
+	made.config.ClientCAs, made.config.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+	if !made.config.ClientCAs.AppendCertsFromPEM(authorities) {
 		return nil, &SettingsError{[]string{settings.TLSClientCA + " holds no PEM certificates"}}
 	}
+	var each [][]byte
 	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
-		if authority, err := x509.ParseCertificate(block.Bytes); err == nil {
-			warnOfEnd(settings.TLSClientCA, authority, log)
-		}
+		each = append(each, block.Bytes)
 	}
-	return config, nil
-}
-
-// warnOfEnd says in the log that a certificate ends soon, if it does.
-func warnOfEnd(file string, certificate *x509.Certificate, log *slog.Logger) {
-	if time.Until(certificate.NotAfter) < warningTime {
-		log.Warn("certificate ends soon", "file", file, "ends", certificate.NotAfter.UTC().Format(time.RFC3339))
-	}
+	made.ends["tls_client_ca"] = firstEnd(each)
+	warnOfEnd(settings.TLSClientCA, made.ends["tls_client_ca"], log)
+	return made, nil
 }
