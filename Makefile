@@ -140,7 +140,7 @@ kill-simic: $(READY) $(DESCRIPTORS) ## Kill Simic, and PostgreSQL under it, 200 
 	LEYLINE_KILLS=200 LEYLINE_ROWS=1000000 $(BIN)/python -m pytest tests/faults --timeout 7200 -s $(ARGS)
 
 .PHONY: faults
-faults: $(READY) $(DESCRIPTORS) ## Kill, pause, cut off and fill up containers of the stack, 20 rounds (half an hour; needs Docker)
+faults: $(READY) $(DESCRIPTORS) ## Kill, pause, cut off and fill up containers of the stack, 20 rounds (ten minutes; needs Docker)
 	LEYLINE_FAULTS=full $(BIN)/python -m pytest tests/containers/test_faults.py tests/containers/test_full_disk.py --timeout 7200 -s $(ARGS)
 
 .PHONY: fuzz-tamiyo
