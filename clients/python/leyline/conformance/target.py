@@ -211,7 +211,9 @@ class Connection:
         end."""
         asked = [StreamDecisionsRequest(query=query) for query in queries]
         call = PolicyServiceStub(self.channel).StreamDecisions
-        for attempt in range(1, _ATTEMPTS + 1):
+        left = _ATTEMPTS
+        while True:
+            left -= 1
             terms = self._terms(self.target.stream_timeout_s)
             try:
                 answers: list[StreamDecisionsResponse] = await self._heard(
@@ -219,9 +221,8 @@ class Connection:
                 )
                 return answers
             except ServiceError as error:
-                if error.message != _STATUS_LOST or attempt == _ATTEMPTS:
+                if error.message != _STATUS_LOST or not left:
                     raise
-        raise AssertionError
 
     def open_stream(self, timeout_s: float | None = None) -> Any:
         """Return a stream that is written to and read from by hand.
