@@ -17,6 +17,7 @@ import pytest
 import yaml
 from tests.containers.prometheus import Prometheus
 from tests.containers.stack import BUILD_S, SERVICES, Stack, docker, stack
+from tests.e2e.readme import ROOT
 from tests.kasmina.running import simulated_spec
 from tests.observability.files import (
     CONFIG,
@@ -27,7 +28,6 @@ from tests.observability.files import (
     load,
     rule_queries,
 )
-from tests.observability.files import ROOT as PROJECT
 from tests.observability.promql import selectors
 
 from leyline.client import Learner, PolicyServer, Trainer
@@ -49,7 +49,7 @@ services:
 
 
 def promtool(*arguments: str) -> None:
-    mounted = ("--volume", f"{PROJECT}:/src:ro", "--entrypoint", "promtool", "leyline-prometheus")
+    mounted = ("--volume", f"{ROOT}:/src:ro", "--entrypoint", "promtool", "leyline-prometheus")
     # The tester's files need not be for everybody to read.
     docker("run", "--rm", "--network", "none", "--user", "0", *mounted, *arguments)
 
@@ -61,7 +61,7 @@ def test_the_configuration_and_the_rules_are_valid(images: None) -> None:
 
 
 def test_each_alert_begins_where_it_should_and_ends(images: None) -> None:
-    promtool("test", "rules", f"/src/{RULE_TESTS.relative_to(PROJECT)}")
+    promtool("test", "rules", f"/src/{RULE_TESTS.relative_to(ROOT)}")
 
 
 def test_every_panel_and_every_rule_finds_its_numbers(folder: Path) -> None:
