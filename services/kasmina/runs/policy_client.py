@@ -41,17 +41,29 @@ class PolicyRefused(Exception):
 
 
 class PolicyClient:
-    """A policy service at the end of a channel. Used from one event loop."""
+    """A policy service, or several of one name. Used from one event loop."""
 
-    def __init__(self, channel: grpc.aio.Channel, tracing: Tracing | None = None) -> None:
-        self._stub = PolicyServiceStub(channel)
+    def __init__(
+        self,
+        streams: grpc.aio.Channel,
+        introductions: grpc.aio.Channel,
+        tracing: Tracing | None = None,
+    ) -> None:
+        """Ask at the end of two channels to the same target.
+
+        Where they lead to several servers, each channel takes them in turn for its calls. An
+        episode is an introduction and a stream: over one channel the streams of all episodes would
+        go to every second server.
+        """
+        self._stub = PolicyServiceStub(streams)
+        self._introductions = PolicyServiceStub(introductions)
         self._tracing = tracing
         self._stream: _Stream | None = None
 
     async def info(self, timeout_s: float) -> GetPolicyInfoResponse:
         """Who decides. Raises `PolicyUnavailable` or `PolicyRefused`."""
         try:
-            info: GetPolicyInfoResponse = await self._stub.GetPolicyInfo(
+            info: GetPolicyInfoResponse = await self._introductions.GetPolicyInfo(
                 GetPolicyInfoRequest(), timeout=timeout_s
             )
         except grpc.aio.AioRpcError as error:

@@ -127,12 +127,12 @@ class RemoteDecider:
 
     async def _connect(self) -> tuple[PolicyClient, ExperienceClient]:
         # A channel belongs to the event loop in which it was opened.
+        policy, experience = self._neighbours.policy, self._neighbours.experience
         self._channels = [
-            open_channel(settings, self._tracing)
-            for settings in (self._neighbours.policy, self._neighbours.experience)
+            open_channel(settings, self._tracing) for settings in (policy, policy, experience)
         ]
-        policy, experience = self._channels
-        return PolicyClient(policy, self._tracing), ExperienceClient(experience)
+        streams, introductions, steps = self._channels
+        return PolicyClient(streams, introductions, self._tracing), ExperienceClient(steps)
 
     async def _disconnect(self) -> None:
         await self._policy.close()

@@ -46,9 +46,29 @@ def query(step: int, pin: str | None = None) -> DecisionQuery:
 async def client_of(policy: Policy) -> AsyncIterator[PolicyClient]:
     """A client of a policy that is served."""
     async with serving(policy) as address, open_channel(ChannelSettings(address)) as channel:
-        client = PolicyClient(channel)
+        client = PolicyClient(channel, channel)
         yield client
         await client.close()
+
+
+async def test_episodes_are_divided_among_the_servers_of_one_name() -> None:
+    one, other = Policy(), Policy()
+    async with serving(one) as here, serving(other) as there:
+        target = ChannelSettings(f"ipv4:{here},{there}")
+        async with open_channel(target) as streams, open_channel(target) as introductions:
+            client = PolicyClient(streams, introductions)
+
+            async def play(episodes: int) -> None:
+                for _ in range(episodes):
+                    await client.info(IN_TIME)
+                    await client.decide(query(0), IN_TIME)
+                    await client.close()
+
+            while not (one.streams and other.streams):  # a connection takes its time to be made
+                await play(1)
+            began = one.streams, other.streams
+            await play(20)
+    assert (one.streams - began[0], other.streams - began[1]) == (10, 10)
 
 
 async def test_an_episode_is_decided_on_one_stream() -> None:
@@ -82,7 +102,7 @@ async def test_nobody_at_the_address_is_known_without_waiting_for_the_deadline()
         pass
     async with open_channel(ChannelSettings(address)) as channel:
         with pytest.raises(PolicyUnavailable, match="UNAVAILABLE"):
-            await PolicyClient(channel).decide(query(0), 600.0)
+            await PolicyClient(channel, channel).decide(query(0), 600.0)
 
 
 async def patiently(client: PolicyClient, question: DecisionQuery) -> Decision:
@@ -98,7 +118,7 @@ async def test_a_policy_that_comes_back_decides_again() -> None:
     async with serving(Policy()) as address:
         pass
     async with open_channel(ChannelSettings(address)) as channel:
-        client = PolicyClient(channel)
+        client = PolicyClient(channel, channel)
         with pytest.raises(PolicyUnavailable):
             await client.decide(query(1), IN_TIME)
         async with serving(Policy(), address=address):
