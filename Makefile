@@ -183,8 +183,8 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 found: install one, or name it with PYTHON=..." >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# $(call install,PYTHON,LOCK): by uv, which takes two thirds of the processor time of pip for PyTorch, and keeps one copy of what
-# several environments have. Compiled like pip's, or where PYTHONDONTWRITEBYTECODE is set each start would compile all anew.
+# $(call install,PYTHON,LOCK): by uv, which uses all cores and keeps one copy of what several environments have. Compiled like
+# pip's, or where PYTHONDONTWRITEBYTECODE is set each start would compile all anew.
 install = $(1) -m pip install --quiet --no-deps --require-hashes -r requirements/installer.txt \
 	&& $(1) -m uv pip install --python $(1) --quiet --system-certs --compile-bytecode --no-deps --require-hashes -r $(2)
 
